@@ -1,0 +1,390 @@
+//! What can go wrong, as types: [`Error`] for callers, [`FormatError`] for bytes that do not decode.
+//!
+//! This module names no other module of the crate. An error holds kinds, paths, positions and numbers;
+//! the layer that knows the file and the offset adds them where the error is made.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The result of everything in this crate that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong, grouped by what the caller can do about it.
+///
+/// Each error names what it concerns (file, position, offset, topic) and, where the operating system
+/// refused, carries its error as [`source`](std::error::Error::source). [`Error::is_retryable`] says
+/// whether the same call may work later without anybody repairing anything.
+///
+/// ```
+/// use annals::Error;
+/// let store = annals::Store::open(std::env::temp_dir().join("annals-doc-error"))?;
+/// let missing = store.topic("nobody-made-this").unwrap_err();
+/// assert!(matches!(missing, Error::UnknownTopic { .. }));
+/// assert!(!missing.is_retryable());
+/// # Ok::<(), Error>(())
+/// ```
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The disk, the quota or the file size limit is exhausted. Nothing was kept of the refused write;
+    /// reads and deletes go on, and appends work again once there is room.
+    #[error("cannot {action} {path}: no space left; free some and try again")]
+    StorageFull {
+        /// What was being done.
+        action: &'static str,
+        /// The file or directory concerned.
+        path: PathBuf,
+        /// The operating system's error.
+        source: io::Error,
+    },
+
+    /// The operating system refused. Whether a retry helps depends on the cause.
+    #[error("cannot {action} {path}: {source}")]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// The file or directory concerned.
+        path: PathBuf,
+        /// The operating system's error.
+        source: io::Error,
+    },
+
+    /// The process or the system has no file descriptor left. Works again when some are closed.
+    #[error("cannot {action} {path}: too many open files; raise the limit or lower `max_open_files`")]
+    TooManyOpenFiles {
+        /// What was being done.
+        action: &'static str,
+        /// The file or directory concerned.
+        path: PathBuf,
+        /// The operating system's error.
+        source: io::Error,
+    },
+
+    /// Stored bytes are not what was written. They are kept as they are and never handed out.
+    #[error("{path} is damaged at byte {position} (offset {offset}): {detail}")]
+    Corruption {
+        /// The damaged file.
+        path: PathBuf,
+        /// The byte position in the file at which the damage was met.
+        position: u64,
+        /// The first offset that cannot be read.
+        offset: u64,
+        /// What was expected and what was found.
+        detail: String,
+    },
+
+    /// Offsets that should be there are not: a segment or a part of one is gone.
+    #[error("offsets {from} to {to} (exclusive) are missing from {path}: {detail}")]
+    MissingOffsets {
+        /// The partition directory, or the file in which the gap was met.
+        path: PathBuf,
+        /// The first missing offset.
+        from: u64,
+        /// The first offset after the gap.
+        to: u64,
+        /// What says that they should be there.
+        detail: String,
+    },
+
+    /// The partition holds damage, found at opening, that appending would cover up. Reads work; appends wait
+    /// until [`Partition::accept_loss`](crate::Partition::accept_loss) is called.
+    #[error("{partition} refuses appends because of damage: {detail}; read around it, then call accept_loss")]
+    Damaged {
+        /// The partition, as `topic-number`.
+        partition: String,
+        /// The damage found.
+        detail: String,
+    },
+
+    /// A write or sync failed earlier, so nothing more is acknowledged on this partition until it is reopened
+    /// ([`Partition::reopen`](crate::Partition::reopen)). Reads of what was acknowledged go on.
+    #[error("{partition} is closed to appends since {action} failed: {cause}; call reopen once the disk is well")]
+    Poisoned {
+        /// The partition, as `topic-number`.
+        partition: String,
+        /// What failed.
+        action: &'static str,
+        /// The failure, in words.
+        cause: String,
+    },
+
+    /// Another process, or another handle of this one, owns the directory.
+    #[error("{path} is in use by another process or another handle of this one")]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+    },
+
+    /// The store, or the medium it lies on, can only be read.
+    #[error("cannot {action} {path}: it is read-only")]
+    ReadOnly {
+        /// What was asked for.
+        action: &'static str,
+        /// The file or directory concerned.
+        path: PathBuf,
+    },
+
+    /// A name that may not be used.
+    #[error("invalid {kind} name {name:?}: {reason}")]
+    InvalidName {
+        /// What it should have named, for instance `topic`.
+        kind: &'static str,
+        /// The name as given (shortened if very long).
+        name: String,
+        /// The rule it breaks.
+        reason: &'static str,
+    },
+
+    /// A record, batch or request is larger than the limit that applies.
+    #[error("{what} of {size} bytes is larger than the limit of {limit} ({setting})")]
+    TooLarge {
+        /// What is too large.
+        what: &'static str,
+        /// Its size in bytes.
+        size: u64,
+        /// The limit in bytes.
+        limit: u64,
+        /// The setting that holds the limit.
+        setting: &'static str,
+    },
+
+    /// A file was written by a newer version, or by something that is not known. It is left untouched.
+    #[error("{path} has {what} {found}, but this version reads {supported}; the file was left as it is")]
+    UnsupportedFormat {
+        /// The file.
+        path: PathBuf,
+        /// What is not supported, for instance `manifest version`.
+        what: &'static str,
+        /// What was found.
+        found: i64,
+        /// What is supported, in words.
+        supported: &'static str,
+    },
+
+    /// A read asked for an offset outside the log.
+    #[error("offset {requested} is outside the log of {partition}: it holds {log_start} to {log_end} (exclusive)")]
+    OffsetOutOfRange {
+        /// The partition, as `topic-number`.
+        partition: String,
+        /// The offset asked for.
+        requested: u64,
+        /// The first offset that can be read.
+        log_start: u64,
+        /// The offset that the next record will get.
+        log_end: u64,
+    },
+
+    /// An offset index entry was offered out of order.
+    #[error("index entry for offset {offset} at position {position} does not follow the last one ({last_offset})")]
+    IndexOrder {
+        /// The offset offered.
+        offset: u64,
+        /// The position offered.
+        position: u64,
+        /// The offset of the last entry.
+        last_offset: u64,
+    },
+
+    /// Records that may not be stored. Nothing of the batch was written.
+    #[error("invalid record {index} of the batch: {reason}")]
+    InvalidRecord {
+        /// The index in the batch of the first record refused.
+        index: usize,
+        /// The rule it breaks.
+        reason: String,
+    },
+
+    /// A record's timestamp is outside what the topic accepts. Nothing of the batch was written.
+    #[error("invalid timestamp {timestamp} of record {index}: {reason}")]
+    InvalidTimestamp {
+        /// The index in the batch of the first record refused.
+        index: usize,
+        /// Its timestamp, in milliseconds since the epoch.
+        timestamp: i64,
+        /// The rule it breaks.
+        reason: String,
+    },
+
+    /// An encoded batch that does not decode. Nothing of it was written.
+    #[error("the batch cannot be appended: {source}")]
+    InvalidBatch {
+        /// What is wrong with its bytes.
+        source: FormatError,
+    },
+
+    /// A setting outside its bounds, or unknown.
+    #[error("invalid configuration {key}={value}: {reason}")]
+    InvalidConfig {
+        /// The key.
+        key: String,
+        /// The value as given.
+        value: String,
+        /// What would be valid.
+        reason: String,
+    },
+
+    /// No such topic.
+    #[error("there is no topic {topic:?}")]
+    UnknownTopic {
+        /// The topic asked for.
+        topic: String,
+    },
+
+    /// The topic exists already.
+    #[error("topic {topic:?} exists already")]
+    TopicExists {
+        /// The topic.
+        topic: String,
+    },
+
+    /// No such partition.
+    #[error("topic {topic:?} has no partition {partition}: it has {count}")]
+    UnknownPartition {
+        /// The topic.
+        topic: String,
+        /// The partition asked for.
+        partition: u32,
+        /// How many there are.
+        count: u32,
+    },
+
+    /// The store or the topic was closed or deleted while this handle was held.
+    #[error("{what} is closed")]
+    Closed {
+        /// What is closed.
+        what: String,
+    },
+}
+
+impl Error {
+    /// Wraps a failed system call, sorting out the kinds that callers treat differently.
+    pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
+        let path = path.to_path_buf();
+        match rustix::io::Errno::from_io_error(&source) {
+            Some(rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT | rustix::io::Errno::FBIG) => {
+                Error::StorageFull { action, path, source }
+            }
+            Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) => {
+                Error::TooManyOpenFiles { action, path, source }
+            }
+            Some(rustix::io::Errno::ROFS) => Error::ReadOnly { action, path },
+            _ => Error::Io { action, path, source },
+        }
+    }
+
+    /// Whether the same call may succeed later without repair: the disk has room again, descriptors are free.
+    ///
+    /// ```
+    /// # use annals::Error;
+    /// let full = std::io::Error::from_raw_os_error(28); // ENOSPC
+    /// let error = Error::StorageFull { action: "append to", path: "x.log".into(), source: full };
+    /// assert!(error.is_retryable());
+    /// ```
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Error::StorageFull { .. } | Error::TooManyOpenFiles { .. } | Error::Locked { .. } => true,
+            Error::Io { source, .. } => matches!(
+                source.kind(),
+                io::ErrorKind::Interrupted
+                    | io::ErrorKind::WouldBlock
+                    | io::ErrorKind::TimedOut
+                    | io::ErrorKind::OutOfMemory
+            ),
+            _ => false,
+        }
+    }
+}
+
+/// Why bytes do not decode. It knows neither file nor position; [`Error::Corruption`] adds both.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FormatError {
+    /// The input ends too early.
+    #[error("{what} needs {needed} bytes, {available} are left")]
+    Short {
+        /// What was being read.
+        what: &'static str,
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes there.
+        available: u64,
+    },
+    /// Bytes are left where the value should have ended.
+    #[error("{extra} bytes are left after {what}")]
+    Trailing {
+        /// What was read.
+        what: &'static str,
+        /// Bytes left over.
+        extra: u64,
+    },
+    /// A field holds a value that it may not hold.
+    #[error("{what} is {found}, expected {expected}")]
+    Invalid {
+        /// The field.
+        what: &'static str,
+        /// What it holds.
+        found: i64,
+        /// What it may hold.
+        expected: &'static str,
+    },
+    /// A varint with more bytes than its type allows.
+    #[error("{what} is a varint of more than {max} bytes")]
+    Varint {
+        /// The field.
+        what: &'static str,
+        /// The longest legal encoding.
+        max: u8,
+    },
+    /// The checksum does not match.
+    #[error("{what} has checksum {stored:08x}, its bytes give {computed:08x}")]
+    Checksum {
+        /// What the checksum covers.
+        what: &'static str,
+        /// The checksum stored.
+        stored: u32,
+        /// The checksum of the bytes.
+        computed: u32,
+    },
+    /// A length beyond a configured limit; found before memory is taken for it.
+    #[error("{what} is larger than the limit of {limit} bytes")]
+    Limit {
+        /// What is too large.
+        what: &'static str,
+        /// The limit.
+        limit: u64,
+    },
+    /// Compressed bytes that the codec refuses.
+    #[error("{codec} data does not decompress: {detail}")]
+    Codec {
+        /// The codec's name.
+        codec: &'static str,
+        /// The codec's own words.
+        detail: String,
+    },
+    /// The batch uses a codec that was compiled out.
+    #[error("the batch is compressed with {codec}: build annals with the feature `{codec}` to read it")]
+    CodecDisabled {
+        /// The codec's name, which is also the feature's.
+        codec: &'static str,
+    },
+    /// A version newer than this crate reads.
+    #[error("{what} has version {found}, this crate reads {supported}")]
+    Version {
+        /// The structure.
+        what: &'static str,
+        /// The version found.
+        found: i64,
+        /// The versions supported, in words.
+        supported: &'static str,
+    },
+    /// Text that does not follow its format.
+    #[error("{what}, line {line}: {reason}")]
+    Text {
+        /// The kind of file.
+        what: &'static str,
+        /// The line, counted from 1.
+        line: usize,
+        /// What is wrong.
+        reason: &'static str,
+    },
+}
