@@ -1,0 +1,371 @@
+//! The write protocol, once: encode, number, write, note, publish, settle. Everything that appends goes this way.
+//!
+//! Encoding and checksum happen before the writer lock is taken: in a v2 batch the base offset and the leader epoch
+//! lie outside the checksum, so they are stamped on under the lock without another pass over the bytes.
+
+use std::cell::RefCell;
+
+use bytes::Bytes;
+
+use super::{CompressionType, Durability, Log, LogConfig, Partition, State, Writer};
+use crate::error::{Error, FormatError, Result};
+use crate::format::{
+    self, BatchBuilder, BatchOptions, Codec, Compression, Record, RecordBatch, RecordSet, TimestampType,
+};
+use crate::types::OFFSET_MAX;
+
+/// Where an append ended up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Appended {
+    /// The offset of the first record.
+    pub base_offset: u64,
+    /// The offset of the last record.
+    pub last_offset: u64,
+    /// The time given to the records if the topic stamps them (`message.timestamp.type=LogAppendTime`), in
+    /// milliseconds since the epoch.
+    pub append_time: Option<i64>,
+}
+
+/// How one append differs from what its topic says.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct AppendOptions {
+    durability: Option<Durability>,
+}
+
+impl AppendOptions {
+    /// As the topic says.
+    pub fn new() -> Self {
+        AppendOptions::default()
+    }
+
+    /// At least this durable. It can only be stronger than the topic's.
+    pub fn durability(mut self, at_least: Durability) -> Self {
+        self.durability = Some(at_least);
+        self
+    }
+}
+
+/// A buffer kept for the next append of the thread is not kept beyond this size.
+const SCRATCH_BYTES_MAX: usize = 1 << 20;
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A batch ready to be numbered and written.
+struct Prepared<'a> {
+    bytes: &'a mut [u8],
+    count: u64,
+    max_timestamp: i64,
+    append_time: Option<i64>,
+}
+
+impl Partition {
+    /// Appends one record, as a batch of its own. Returns its offset once it is as durable as the topic says.
+    ///
+    /// # Errors
+    /// - [`Error::InvalidTimestamp`], [`Error::InvalidRecord`], [`Error::TooLarge`]: the record may not be stored.
+    /// - [`Error::StorageFull`]: there is no room now; try again when there is.
+    /// - [`Error::Io`]: writing or syncing failed. Whether the record will be there after a restart is unknown,
+    ///   and the partition is poisoned.
+    /// - [`Error::Poisoned`], [`Error::Damaged`], [`Error::ReadOnly`], [`Error::Closed`]: appends are not taken.
+    pub fn append(&self, record: &Record<'_>) -> Result<u64> {
+        let appended = self.append_batch_with(std::slice::from_ref(record), AppendOptions::new())?;
+        Ok(appended.base_offset)
+    }
+
+    /// Appends records as one batch: all of them or none.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append); errors about a record name its index. No records at all are refused, too.
+    pub fn append_batch(&self, records: &[Record<'_>]) -> Result<Appended> {
+        self.append_batch_with(records, AppendOptions::new())
+    }
+
+    /// As [`append_batch`](Self::append_batch), with more durability than the topic's.
+    ///
+    /// # Errors
+    /// As [`append_batch`](Self::append_batch).
+    pub fn append_batch_with(&self, records: &[Record<'_>], options: AppendOptions) -> Result<Appended> {
+        let log = &*self.log;
+        let config = log.config.load();
+        let now = log.clock.now();
+        check_records(records, &config, now)?;
+        with_scratch(|scratch| {
+            let max_timestamp = encode(records, &config, now, scratch)?;
+            check_batch_size(scratch.len(), &config)?;
+            let append_time = (config.message_timestamp_type == TimestampType::LogAppendTime).then_some(now);
+            let count = records.len() as u64;
+            log.write(Prepared { bytes: scratch, count, max_timestamp, append_time }, &config, options)
+        })
+    }
+
+    /// Appends one batch that a client encoded (magic 2), after checking all of it: what a server does with a
+    /// produce request. The bytes are stored as they came but for what Kafka's leader stamps too: base offset,
+    /// leader epoch, and timestamps where the topic says so; a topic with its own `compression.type` has it
+    /// compressed again.
+    ///
+    /// # Errors
+    /// [`Error::InvalidBatch`] if the bytes are not exactly one valid batch from offset 0 on; otherwise as
+    /// [`append_batch`](Self::append_batch).
+    pub fn append_encoded(&self, batch: &[u8], options: AppendOptions) -> Result<Appended> {
+        let log = &*self.log;
+        let config = log.config.load();
+        let now = log.clock.now();
+        check_batch_size(batch.len(), &config)?;
+        let (parsed, records) = check_encoded(batch, &config)?;
+        check_encoded_records(&records, &config, now)?;
+        let mut bytes = recompress(&parsed, &records, &config)?.unwrap_or_else(|| batch.to_vec());
+        check_batch_size(bytes.len(), &config)?;
+        let (max_timestamp, append_time) = stamp_time(&mut bytes, &parsed, &records, &config, now)?;
+        let count = records.len() as u64;
+        log.write(Prepared { bytes: &mut bytes, count, max_timestamp, append_time }, &config, options)
+    }
+}
+
+fn with_scratch<T>(call: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+    // Taken out, so that an append from within an append (a file system that logs, say) finds an empty one.
+    let mut scratch = SCRATCH.take();
+    scratch.clear();
+    let result = call(&mut scratch);
+    if scratch.capacity() <= SCRATCH_BYTES_MAX {
+        SCRATCH.set(scratch);
+    }
+    result
+}
+
+fn check_records(records: &[Record<'_>], config: &LogConfig, now: i64) -> Result<()> {
+    if records.is_empty() {
+        return Err(Error::InvalidRecord { index: 0, reason: "the batch has no records".into() });
+    }
+    for (index, record) in records.iter().enumerate() {
+        check_key(index, record.key_bytes().is_some(), config)?;
+        if let Some(timestamp) = record.timestamp_millis() {
+            check_timestamp(index, timestamp, config, now)?;
+        }
+    }
+    Ok(())
+}
+
+fn check_key(index: usize, has_key: bool, config: &LogConfig) -> Result<()> {
+    if config.compacts() && !has_key {
+        let reason = "a compacted topic (cleanup.policy) needs a key in every record".into();
+        return Err(Error::InvalidRecord { index, reason });
+    }
+    Ok(())
+}
+
+fn check_timestamp(index: usize, timestamp: i64, config: &LogConfig, now: i64) -> Result<()> {
+    let invalid = |reason: String| Err(Error::InvalidTimestamp { index, timestamp, reason });
+    if timestamp < -1 {
+        return invalid("it is negative; -1 alone means that there is none".into());
+    }
+    if timestamp == -1 || config.message_timestamp_type == TimestampType::LogAppendTime {
+        return Ok(());
+    }
+    let (before, after) = (config.message_timestamp_before_max_ms, config.message_timestamp_after_max_ms);
+    if now.saturating_sub(timestamp) > before {
+        return invalid(format!("more than message.timestamp.before.max.ms={before} before now, {now}"));
+    }
+    if timestamp.saturating_sub(now) > after {
+        return invalid(format!("more than message.timestamp.after.max.ms={after} after now, {now}"));
+    }
+    Ok(())
+}
+
+fn check_batch_size(size: usize, config: &LogConfig) -> Result<()> {
+    let too_large = |limit, setting| {
+        let size = size as u64;
+        Err(Error::TooLarge { what: "a batch", size, limit, setting })
+    };
+    if size as u64 > config.max_message_bytes {
+        return too_large(config.max_message_bytes, "max.message.bytes");
+    }
+    if size as u64 > config.segment_bytes {
+        return too_large(config.segment_bytes, "segment.bytes");
+    }
+    Ok(())
+}
+
+/// Encodes the records into the buffer. Returns the largest timestamp.
+fn encode(records: &[Record<'_>], config: &LogConfig, now: i64, buffer: &mut Vec<u8>) -> Result<i64> {
+    let options = BatchOptions {
+        codec: config.codec().unwrap_or_default(),
+        timestamp_type: config.message_timestamp_type,
+        default_timestamp: now,
+        append_time: now,
+        ..BatchOptions::default()
+    };
+    let mut builder = BatchBuilder::with_buffer(options, std::mem::take(buffer));
+    for (index, record) in records.iter().enumerate() {
+        builder.push(record).map_err(|error| Error::InvalidRecord { index, reason: error.to_string() })?;
+    }
+    let max_timestamp = builder.max_timestamp();
+    *buffer = builder.finish().map_err(|source| Error::InvalidBatch { source })?;
+    Ok(max_timestamp)
+}
+
+/// The checks of a batch from a client (Kafka's `LogValidator.validateBatch`).
+fn check_encoded(bytes: &[u8], config: &LogConfig) -> Result<(RecordBatch, RecordSet)> {
+    let invalid = |source| Error::InvalidBatch { source };
+    let field = |what, found: i64, expected| Err(invalid(FormatError::Invalid { what, found, expected }));
+    let batch = RecordBatch::parse(Bytes::copy_from_slice(bytes)).map_err(invalid)?;
+    let header = batch.header();
+    if header.magic != 2 {
+        return field("the magic of the batch", header.magic.into(), "2, older formats are read only");
+    }
+    if header.base_offset != 0 {
+        return field("the base offset of the batch", header.base_offset as i64, "0, the log assigns offsets");
+    }
+    if header.control {
+        return field("the control bit", 1, "0 in batches from clients");
+    }
+    if header.delete_horizon.is_some() {
+        return field("the delete horizon bit", 1, "0 in batches from clients");
+    }
+    if header.timestamp_type == TimestampType::LogAppendTime {
+        return field("the timestamp type", 1, "0 (create time) in batches from clients");
+    }
+    if header.producer_id >= 0 && header.base_sequence < 0 {
+        return field("the base sequence", header.base_sequence.into(), "0 or more, since there is a producer id");
+    }
+    let records = batch.records(config.decompressed_bytes_max).map_err(invalid)?;
+    if records.len() == 0 {
+        return field("the number of records", 0, "1 or more");
+    }
+    let span = header.last_offset - header.base_offset + 1;
+    if records.len() as u64 != span {
+        return field("the number of records", records.len() as i64, "that of the offsets in the batch");
+    }
+    Ok((batch, records))
+}
+
+fn check_encoded_records(records: &RecordSet, config: &LogConfig, now: i64) -> Result<()> {
+    for (index, record) in records.iter().enumerate() {
+        check_key(index, record.key().is_some(), config)?;
+        check_timestamp(index, record.timestamp(), config, now)?;
+    }
+    Ok(())
+}
+
+/// The batch in the topic's codec, if that is another than its own (Kafka's `LogValidator`, target compression).
+fn recompress(batch: &RecordBatch, records: &RecordSet, config: &LogConfig) -> Result<Option<Vec<u8>>> {
+    let header = batch.header();
+    let Some(codec) = config.codec().filter(|codec| codec.compression != header.compression) else {
+        return Ok(None);
+    };
+    let options = BatchOptions {
+        codec,
+        producer_id: header.producer_id,
+        producer_epoch: header.producer_epoch,
+        base_sequence: header.base_sequence,
+        transactional: header.transactional,
+        ..BatchOptions::default()
+    };
+    let invalid = |source| Error::InvalidBatch { source };
+    let mut builder = BatchBuilder::new(options);
+    for record in records.iter() {
+        builder.push_view(&record).map_err(invalid)?;
+    }
+    builder.finish().map(Some).map_err(invalid)
+}
+
+/// Puts the time into the batch that Kafka's leader would: the append time, or the true largest create time.
+fn stamp_time(
+    bytes: &mut [u8],
+    batch: &RecordBatch,
+    records: &RecordSet,
+    config: &LogConfig,
+    now: i64,
+) -> Result<(i64, Option<i64>)> {
+    let invalid = |source| Error::InvalidBatch { source };
+    if config.message_timestamp_type == TimestampType::LogAppendTime {
+        format::stamp_append_time(bytes, now).map_err(invalid)?;
+        return Ok((now, Some(now)));
+    }
+    let largest = records.iter().map(|record| record.timestamp()).max().unwrap_or(-1);
+    if largest != batch.header().max_timestamp {
+        format::stamp_max_timestamp(bytes, largest).map_err(invalid)?;
+    }
+    Ok((largest, None))
+}
+
+impl Log {
+    /// Numbers a batch, writes it, and settles it as durability asks. The only way into the log.
+    fn write(&self, batch: Prepared<'_>, config: &LogConfig, options: AppendOptions) -> Result<Appended> {
+        let durability = options.durability.map_or(config.durability, |asked| asked.stronger(config.durability));
+        let size = batch.bytes.len() as u64;
+        let append_time = batch.append_time;
+        let (base_offset, last_offset, rolled) = {
+            let mut writer = self.ready_writer()?;
+            let (base_offset, last_offset) = self.place(&mut writer, batch, config)?;
+            if durability != Durability::Synced {
+                let (position, end) = (writer.active.position(), writer.next_offset);
+                self.publish(writer.unsynced.iter(), writer.active.segment(), position, end);
+            }
+            (base_offset, last_offset, !writer.unindexed.is_empty())
+        };
+        self.settle(last_offset + 1, size, durability)?;
+        self.keep_up(rolled, size)?;
+        Ok(Appended { base_offset, last_offset, append_time })
+    }
+
+    /// The writer, if appends are taken. One poisoned by something that passes, a full disk, heals by itself (P7).
+    fn ready_writer(&self) -> Result<parking_lot::MutexGuard<'_, Writer>> {
+        let mut writer = self.writer.lock();
+        if matches!(writer.state, State::Poisoned { retry: true, .. }) {
+            drop(writer);
+            self.reopen()?;
+            writer = self.writer.lock();
+        }
+        writer.check(&self.id)?;
+        Ok(writer)
+    }
+
+    /// Under the writer lock: gives the batch its offsets and writes it. If that fails, nothing has changed.
+    fn place(&self, writer: &mut Writer, batch: Prepared<'_>, config: &LogConfig) -> Result<(u64, u64)> {
+        let Prepared { bytes, count, max_timestamp, .. } = batch;
+        let base_offset = writer.next_offset;
+        let last_offset = base_offset.saturating_add(count - 1);
+        if last_offset >= OFFSET_MAX {
+            let limit = OFFSET_MAX;
+            return Err(Error::TooLarge { what: "an offset", size: last_offset, limit, setting: "Kafka's format" });
+        }
+        let placed = (|| {
+            let size = bytes.len() as u64;
+            self.roll_if_full(writer, config, size, last_offset, max_timestamp)?;
+            format::stamp(bytes, base_offset, writer.leader_epoch).map_err(|source| Error::InvalidBatch { source })?;
+            writer.active.append(bytes, last_offset, max_timestamp)
+        })();
+        match placed {
+            Ok(()) => {
+                writer.next_offset = last_offset + 1;
+                Ok((base_offset, last_offset))
+            }
+            Err(error) => {
+                // No room and no descriptor are refusals, after which the next append may well work.
+                if !matches!(error, Error::StorageFull { .. } | Error::TooManyOpenFiles { .. }) {
+                    writer.poison("an append", &error);
+                }
+                Err(error)
+            }
+        }
+    }
+
+}
+
+impl LogConfig {
+    /// The codec in which the topic stores batches; none if it keeps the producer's.
+    fn codec(&self) -> Option<Codec> {
+        let compression = match self.compression_type {
+            CompressionType::Producer => return None,
+            CompressionType::Uncompressed => Compression::None,
+            CompressionType::Gzip => Compression::Gzip,
+            CompressionType::Snappy => Compression::Snappy,
+            CompressionType::Lz4 => Compression::Lz4,
+            CompressionType::Zstd => Compression::Zstd,
+        };
+        Some(Codec { compression, level: self.compression_level(compression) })
+    }
+}

@@ -1,0 +1,328 @@
+//! [`Partition`]: segments in order that make up one log, and the positions between which it may be read.
+//!
+//! `log start <= last stable offset <= high watermark <= log end`, and `recovery point <= log end`, always.
+//!
+//! - [`append`](self): the write protocol, once (`append.rs`); when a segment is full (`roll.rs`); who waits for a
+//!   sync and who does it (`commit.rs`).
+//! - reading without locks (`read.rs`), by time (`time.rs`).
+//! - what is found at opening, and what is done about it (`recovery.rs`).
+
+mod append;
+mod commit;
+mod config;
+mod read;
+mod recovery;
+mod roll;
+mod time;
+mod wait;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+
+pub use append::{AppendOptions, Appended};
+pub use config::*;
+pub use read::{FetchOptions, Fetched, Isolation, Records};
+pub(crate) use recovery::{PartitionCheckpoint, Unopened};
+pub use recovery::{Damage, RecoveryReport};
+pub use time::TimestampOffset;
+
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+use crate::fs::{FileSystem, full_path};
+use crate::storage::{ActiveSegment, FilePool, Segment};
+use crate::types::TopicPartition;
+use commit::Commit;
+use wait::Waiters;
+
+/// One ordered, durable, replayable log. A cheap handle: clone it, send it, share it.
+///
+/// Any number of threads append and read at once. Appends are ordered by one lock, held only while a batch that is
+/// already encoded is written; readers take none. A reader sees whole batches, and of a topic whose durability is
+/// [`Durability::Synced`] only what is on disk.
+///
+/// ```
+/// use annals::{Record, Store, TopicConfig};
+/// # let directory = tempfile::tempdir().unwrap();
+/// let store = Store::open(directory.path())?;
+/// let topic = store.create_topic("clicks", TopicConfig::new())?;
+/// let partition = topic.partition(0)?;
+///
+/// let offset = partition.append(&Record::new(b"hello").key(b"user-7"))?;
+/// partition.append_batch(&[Record::new("two"), Record::new("three")])?;
+///
+/// let mut values = vec![];
+/// for record in partition.read_from(offset)? {
+///     values.push(record?.value().unwrap_or_default().to_vec());
+/// }
+/// assert_eq!(values, [b"hello".as_slice(), b"two", b"three"]);
+/// # Ok::<(), annals::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Partition {
+    log: Arc<Log>,
+}
+
+/// What all handles of one partition share.
+#[derive(Debug)]
+struct Log {
+    id: TopicPartition,
+    /// Relative to the file system's root.
+    directory: PathBuf,
+    pool: Arc<FilePool>,
+    clock: Arc<dyn Clock>,
+    checkpoints: Arc<dyn CheckpointSink>,
+    config: ArcSwap<LogConfig>,
+    /// Whether offsets may be missing between batches: compacted, or written by somebody else. If not, a gap is
+    /// damage.
+    sparse: AtomicBool,
+    /// Ordered by base offset, never empty; the last one is active. Replaced whole, never changed.
+    segments: ArcSwap<Vec<Arc<Segment>>>,
+    log_start: AtomicU64,
+    /// One more than the last offset that readers may have. Stored after the bytes below it were published in
+    /// their segment, so whoever loads it finds them there.
+    log_end: AtomicU64,
+    /// Offsets below it are known to be on disk.
+    recovery_point: AtomicU64,
+    bytes_since_checkpoint: AtomicU64,
+    writer: Mutex<Writer>,
+    commit: Commit,
+    waiters: Waiters,
+    /// Chance, for the share of `segment.jitter.ms` that each segment gets.
+    roll_seed: u64,
+    /// Held while sealed segments are tidied up and checkpoints are made.
+    upkeep: Mutex<()>,
+    report: Mutex<Arc<RecoveryReport>>,
+}
+
+/// What only the holder of the writer lock may touch.
+#[derive(Debug)]
+struct Writer {
+    state: State,
+    active: ActiveSegment,
+    /// The offset that the next record will get; at or above the published log end.
+    next_offset: u64,
+    /// Sealed segments with bytes that are not synced, and how many bytes each has.
+    unsynced: Vec<(Arc<Segment>, u64)>,
+    /// Sealed segments whose index files are not written yet.
+    unindexed: Vec<Arc<Segment>>,
+    /// Counts files created in the directory; and how many of them the directory was synced for.
+    created: u64,
+    created_synced: u64,
+    /// How far the log is known to be on disk, and where that is.
+    durable: DurableMark,
+    leader_epoch: i32,
+}
+
+/// A place in the log up to which everything is known to be on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct DurableMark {
+    /// Offsets below it are on disk.
+    pub(crate) offset: u64,
+    /// The segment in which the offset lies or will lie.
+    pub(crate) segment: u64,
+    /// Where in its log file the batch of that offset begins.
+    pub(crate) position: u64,
+}
+
+/// Whether appends are taken.
+#[derive(Debug)]
+enum State {
+    Ready,
+    /// A write or sync failed (P5).
+    Poisoned { action: &'static str, cause: String, retry: bool },
+    /// There is damage that an append would cover up (P4).
+    Damaged { first_lost: u64, detail: String },
+    ReadOnly,
+    Closed,
+}
+
+/// Where the partition reports that its recovery point moved far enough to be written down.
+pub(crate) trait CheckpointSink: fmt::Debug + Send + Sync {
+    /// Writes the recovery points of all partitions to disk.
+    fn checkpoint(&self) -> Result<()>;
+}
+
+impl Partition {
+    /// Which partition of which topic this is.
+    pub fn id(&self) -> &TopicPartition {
+        &self.log.id
+    }
+
+    /// Its directory.
+    pub fn path(&self) -> PathBuf {
+        full_path(self.log.fs(), &self.log.directory)
+    }
+
+    /// The first offset that can be read.
+    pub fn log_start(&self) -> u64 {
+        self.log.log_start.load(Ordering::Acquire)
+    }
+
+    /// The offset that the next record will get: one more than the last that readers may have.
+    pub fn log_end(&self) -> u64 {
+        self.log.log_end.load(Ordering::Acquire)
+    }
+
+    /// Offsets below it may be read. Without replication it is the log end.
+    pub fn high_watermark(&self) -> u64 {
+        self.log_end()
+    }
+
+    /// Offsets below it belong to no undecided transaction. Without transactions it is the high watermark.
+    pub fn last_stable_offset(&self) -> u64 {
+        self.high_watermark()
+    }
+
+    /// Offsets below it are known to be on disk. After a crash, reading begins here to find the end.
+    pub fn recovery_point(&self) -> u64 {
+        self.log.recovery_point.load(Ordering::Acquire).min(self.log_end())
+    }
+
+    /// The bytes of its log files.
+    pub fn size(&self) -> u64 {
+        self.log.segments.load().iter().map(|segment| segment.size()).sum()
+    }
+
+    /// The base offsets of its segments, in order; the last one is being appended to.
+    pub fn segments(&self) -> Vec<u64> {
+        self.log.segments.load().iter().map(|segment| segment.base_offset()).collect()
+    }
+
+    /// The settings in force.
+    pub fn config(&self) -> Arc<LogConfig> {
+        self.log.config.load_full()
+    }
+
+    /// What was found and done when it was opened, or last [`reopen`](Self::reopen)ed.
+    pub fn recovery_report(&self) -> Arc<RecoveryReport> {
+        Arc::clone(&self.log.report.lock())
+    }
+
+    /// Makes everything appended so far durable, whatever the durability of the topic.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::StorageFull`] if the sync fails; the partition is then poisoned.
+    pub fn flush(&self) -> Result<()> {
+        let end = self.log.writer.lock().next_offset;
+        self.log.sync_to(end)
+    }
+
+    /// Waits until there is a record at `offset` or behind it, at most for `timeout`. Returns whether there is.
+    ///
+    /// The append wakes the waiter; nothing is polled.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] if the store is closed meanwhile.
+    pub fn wait_for(&self, offset: u64, timeout: Duration) -> Result<bool> {
+        self.log.wait_for(offset, timeout)
+    }
+
+    /// Opens a poisoned partition for appends again, by recovering it in place: unacknowledged bytes behind the
+    /// published end are cut, what is not known to be on disk is written and synced once more.
+    ///
+    /// Does nothing if it is not poisoned.
+    ///
+    /// # Errors
+    /// As the system calls fail; it then stays poisoned. [`Error::Damaged`] if there is damage to accept first.
+    pub fn reopen(&self) -> Result<()> {
+        self.log.reopen()
+    }
+
+    /// Accepts that the offsets from `first_lost` on, as [`Damage`] names them, cannot be read any more, so that
+    /// appends are taken again. Nothing that can still be read is removed, and no offset is given twice.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if that is not where the damage begins: look at the
+    /// [report](Self::recovery_report) first.
+    pub fn accept_loss(&self, first_lost: u64) -> Result<()> {
+        self.log.accept_loss(first_lost)
+    }
+
+    pub(crate) fn same_log(&self, other: &Partition) -> bool {
+        Arc::ptr_eq(&self.log, &other.log)
+    }
+
+    pub(crate) fn set_config(&self, config: LogConfig) {
+        self.log.config.store(Arc::new(config));
+    }
+
+    /// Syncs if the topic's interval has passed. Returns whether it did.
+    pub(crate) fn sync_if_due(&self) -> Result<bool> {
+        self.log.sync_if_due(0)
+    }
+
+    /// Writes indexes that are only in memory to their files.
+    pub(crate) fn persist_indexes(&self) -> Result<()> {
+        self.log.persist_indexes()
+    }
+
+    /// How far the log is known to be safe, to be written down.
+    pub(crate) fn checkpoint(&self) -> PartitionCheckpoint {
+        self.log.checkpoint()
+    }
+
+    /// Ends appends, syncs, and writes what a clean start needs. Handles that are left can still read.
+    pub(crate) fn close(&self) -> Result<PartitionCheckpoint> {
+        self.log.close()
+    }
+
+    /// Ends appends and waits at once, without syncing anything: the partition is being deleted.
+    pub(crate) fn abandon(&self) {
+        self.log.writer.lock().state = State::Closed;
+        self.log.waiters.close();
+    }
+}
+
+impl fmt::Debug for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Partition")
+            .field("id", &self.log.id)
+            .field("log_start", &self.log_start())
+            .field("log_end", &self.log_end())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Log {
+    fn fs(&self) -> &dyn FileSystem {
+        self.pool.fs()
+    }
+
+    fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Whether a gap between offsets is damage.
+    fn dense(&self) -> bool {
+        !self.sparse.load(Ordering::Relaxed)
+    }
+}
+
+impl Writer {
+    /// Why appends are refused, if they are.
+    fn check(&self, id: &TopicPartition) -> Result<()> {
+        let partition = || id.to_string();
+        match &self.state {
+            State::Ready => Ok(()),
+            State::Poisoned { action, cause, .. } => {
+                Err(Error::Poisoned { partition: partition(), action, cause: cause.clone() })
+            }
+            State::Damaged { detail, .. } => Err(Error::Damaged { partition: partition(), detail: detail.clone() }),
+            State::ReadOnly => Err(Error::ReadOnly { action: "append to", path: partition().into() }),
+            State::Closed => Err(Error::Closed { what: partition() }),
+        }
+    }
+
+    /// Takes no more appends until the partition is reopened (P5).
+    fn poison(&mut self, action: &'static str, error: &Error) {
+        if matches!(self.state, State::Ready) {
+            self.state = State::Poisoned { action, cause: error.to_string(), retry: error.is_retryable() };
+        }
+    }
+}

@@ -1,0 +1,438 @@
+//! Reading, without a lock: the published end, an immutable list of segments, and bytes that never change.
+//!
+//! A batch is checked once when it is read: checksum, header, and that its offsets follow those before it, since
+//! Kafka's checksum does not cover them. Damage is an error that names the place; reading goes on behind it only
+//! if the caller asks.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::{Log, Partition};
+use crate::error::{Error, FormatError, Result};
+use crate::format::{RecordBatch, RecordSetIntoIter, StoredRecord};
+use crate::storage::{BatchReader, Segment, Unreadable, find_batch_after};
+
+/// Up to which position a reader may look (Kafka's `FetchIsolation`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Isolation {
+    /// Everything readable, undecided transactions included: up to the high watermark.
+    #[default]
+    ReadUncommitted,
+    /// Up to the last stable offset.
+    ReadCommitted,
+}
+
+/// What a [`fetch`](Partition::fetch) should bring.
+#[derive(Debug, Clone, Copy)]
+pub struct FetchOptions {
+    max_bytes: u64,
+    isolation: Isolation,
+}
+
+impl Default for FetchOptions {
+    fn default() -> Self {
+        FetchOptions::new()
+    }
+}
+
+impl FetchOptions {
+    /// Up to 1 MiB, uncommitted data included.
+    pub fn new() -> Self {
+        FetchOptions { max_bytes: 1 << 20, isolation: Isolation::ReadUncommitted }
+    }
+
+    /// At most so many bytes, but always one whole batch if there is any.
+    pub fn max_bytes(mut self, bytes: u64) -> Self {
+        self.max_bytes = bytes;
+        self
+    }
+
+    /// How far to look.
+    pub fn isolation(mut self, isolation: Isolation) -> Self {
+        self.isolation = isolation;
+        self
+    }
+}
+
+/// Whole stored batches, and the positions of the partition when they were read.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Fetched {
+    /// The batches, in order. The first one may begin below the offset asked for, if that lies inside it.
+    pub batches: Vec<RecordBatch>,
+    /// Where to fetch next.
+    pub next_offset: u64,
+    /// The first offset that can be read.
+    pub log_start: u64,
+    /// Offsets below it could be read.
+    pub high_watermark: u64,
+    /// Offsets below it belonged to no undecided transaction.
+    pub last_stable_offset: u64,
+}
+
+impl Partition {
+    /// The records from `offset` on, in order, to the end of the log; control records are left out.
+    ///
+    /// If the offset was removed by compaction, reading begins at the next one that is there. The iterator ends at
+    /// the end of the log and goes on when called again after more was appended. Damage comes as an error, after
+    /// which it ends; [`Records::skip_damage`] lets it go on behind.
+    ///
+    /// # Errors
+    /// [`Error::OffsetOutOfRange`] if the offset lies before the log start or behind the log end.
+    pub fn read_from(&self, offset: u64) -> Result<Records> {
+        self.log.check_range(offset)?;
+        let cursor = Cursor::new(Arc::clone(&self.log), offset);
+        Ok(Records { cursor, current: None, isolation: Isolation::ReadUncommitted })
+    }
+
+    /// Whole stored batches from the one that holds `offset` on, as a server hands them to its clients.
+    ///
+    /// # Errors
+    /// [`Error::OffsetOutOfRange`]; [`Error::Corruption`] or [`Error::MissingOffsets`] if the very first batch
+    /// cannot be read. Damage further on ends the batches there, and is the error of the fetch that begins at it.
+    pub fn fetch(&self, offset: u64, options: FetchOptions) -> Result<Fetched> {
+        self.log.check_range(offset)?;
+        let bound = self.log.bound(options.isolation);
+        let mut cursor = Cursor::new(Arc::clone(&self.log), offset);
+        let (mut batches, mut bytes, mut next_offset) = (Vec::new(), 0, offset);
+        while let Some(size) = cursor.next_size(bound, batches.is_empty())? {
+            if !batches.is_empty() && bytes + size > options.max_bytes {
+                break;
+            }
+            match cursor.next(bound) {
+                Ok(Some(batch)) => {
+                    bytes += batch.header().size;
+                    next_offset = batch.next_offset();
+                    batches.push(batch);
+                }
+                Ok(None) => break,
+                Err(error) if batches.is_empty() => return Err(error),
+                Err(_) => break,
+            }
+        }
+        let log = &self.log;
+        let (log_start, high_watermark) = (log.log_start.load(Ordering::Acquire), self.high_watermark());
+        let last_stable_offset = self.last_stable_offset();
+        Ok(Fetched { batches, next_offset, log_start, high_watermark, last_stable_offset })
+    }
+}
+
+impl Log {
+    fn check_range(&self, offset: u64) -> Result<()> {
+        let (log_start, log_end) = (self.log_start.load(Ordering::Acquire), self.log_end.load(Ordering::Acquire));
+        if offset < log_start || offset > log_end {
+            let partition = self.id.to_string();
+            return Err(Error::OffsetOutOfRange { partition, requested: offset, log_start, log_end });
+        }
+        Ok(())
+    }
+
+    /// The offset below which a reader may look.
+    fn bound(&self, _isolation: Isolation) -> u64 {
+        self.log_end.load(Ordering::Acquire)
+    }
+}
+
+/// The records of a partition from some offset on; made by [`Partition::read_from`].
+///
+/// A record shares the memory its batch was read into; no payload is copied unless it was compressed.
+#[derive(Debug)]
+pub struct Records {
+    cursor: Cursor,
+    current: Option<RecordSetIntoIter>,
+    isolation: Isolation,
+}
+
+impl Records {
+    /// The offset of the next record, or, behind the last one, of the next one to come.
+    pub fn position(&self) -> u64 {
+        self.cursor.wanted
+    }
+
+    /// After an error about damage: goes on with the first record behind it that can be read. Returns the offset
+    /// there, or `None` if the iteration was not stopped by damage.
+    pub fn skip_damage(&mut self) -> Option<u64> {
+        self.cursor.skip_damage()
+    }
+
+    fn next_set(&mut self) -> Result<Option<RecordSetIntoIter>> {
+        let bound = self.cursor.log.bound(self.isolation);
+        while let Some(batch) = self.cursor.next(bound)? {
+            let header = batch.header();
+            if header.control {
+                self.cursor.wanted = header.next_offset();
+                continue;
+            }
+            let limit = self.cursor.log.config.load().decompressed_bytes_max;
+            return match batch.records(limit) {
+                Ok(records) => Ok(Some(records.into_iter())),
+                Err(error) => Err(self.cursor.undecodable(&batch, &error)),
+            };
+        }
+        Ok(None)
+    }
+}
+
+impl Iterator for Records {
+    type Item = Result<StoredRecord>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(records) = &mut self.current {
+                for record in records.by_ref() {
+                    // The first batch may begin below what was asked for.
+                    if record.offset() >= self.cursor.wanted {
+                        self.cursor.wanted = record.offset() + 1;
+                        return Some(Ok(record));
+                    }
+                }
+                self.cursor.wanted = self.cursor.wanted.max(self.cursor.follows.unwrap_or(0));
+                self.current = None;
+            }
+            match self.next_set() {
+                Ok(Some(records)) => self.current = Some(records),
+                Ok(None) => return None,
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+}
+
+/// A place in the log that moves from batch to batch and from segment to segment.
+#[derive(Debug)]
+pub(super) struct Cursor {
+    log: Arc<Log>,
+    /// The first offset not handed out yet.
+    pub(super) wanted: u64,
+    /// The offset with which the next batch must begin, once one was read.
+    follows: Option<u64>,
+    place: Option<Place>,
+    /// Where to go on after damage, if it stopped us.
+    stopped: Option<Behind>,
+}
+
+#[derive(Debug)]
+struct Place {
+    segment: Arc<Segment>,
+    reader: BatchReader,
+}
+
+/// What lies behind damage.
+#[derive(Debug)]
+enum Behind {
+    /// A batch at a position of the same segment.
+    Batch { position: u64, offset: u64 },
+    /// The next segment, which begins at this offset.
+    Segment { base_offset: u64 },
+    /// Nothing that can be read yet.
+    End { offset: u64 },
+}
+
+impl Cursor {
+    pub(super) fn new(log: Arc<Log>, wanted: u64) -> Self {
+        Cursor { log, wanted, follows: None, place: None, stopped: None }
+    }
+
+    /// The next batch with offsets from `wanted` on, or `None` at the bound.
+    pub(super) fn next(&mut self, bound: u64) -> Result<Option<RecordBatch>> {
+        loop {
+            if self.stopped.is_some() || self.wanted.max(self.follows.unwrap_or(0)) >= bound {
+                return Ok(None);
+            }
+            if self.place.is_none() {
+                self.find_place()?;
+            }
+            let Some(place) = &mut self.place else { return Ok(None) };
+            let end = place.segment.size();
+            let position = place.reader.position();
+            match place.reader.next(end) {
+                Ok(Some(batch)) => {
+                    self.check_order(&batch, position)?;
+                    self.follows = Some(batch.next_offset());
+                    if batch.last_offset() >= self.wanted {
+                        return Ok(Some(batch));
+                    }
+                }
+                Ok(None) => self.next_segment(bound)?,
+                Err(Unreadable::Failed(error)) => return Err(error),
+                Err(Unreadable::Damaged(error)) => self.damaged(position, end, &error)?,
+            }
+        }
+    }
+
+    /// The size of the batch that comes next, if it can be told; 0 where `next` has to look further.
+    fn next_size(&mut self, bound: u64, first: bool) -> Result<Option<u64>> {
+        if first {
+            return Ok(Some(0));
+        }
+        if self.follows.unwrap_or(0) >= bound {
+            return Ok(None);
+        }
+        let Some(place) = &mut self.place else { return Ok(Some(0)) };
+        let end = place.segment.size();
+        Ok(Some(place.reader.peek(end).ok().flatten().map_or(0, |header| header.size)))
+    }
+
+    pub(super) fn skip_damage(&mut self) -> Option<u64> {
+        let offset = match self.stopped.take()? {
+            Behind::Batch { position, offset } => {
+                if let Some(place) = &mut self.place {
+                    place.reader.seek(position);
+                }
+                offset
+            }
+            Behind::Segment { base_offset } => {
+                self.place = None;
+                base_offset
+            }
+            Behind::End { offset } => {
+                self.place = None;
+                offset
+            }
+        };
+        self.follows = None;
+        self.wanted = self.wanted.max(offset);
+        Some(self.wanted)
+    }
+
+    /// The segment and position from which to look for `wanted`.
+    fn find_place(&mut self) -> Result<()> {
+        let segments = self.log.segments.load();
+        let at = segments.partition_point(|segment| segment.base_offset() <= self.wanted);
+        let Some(segment) = at.checked_sub(1).and_then(|at| segments.get(at)) else {
+            // The log begins later than it should: its first segments are gone.
+            let from = self.wanted;
+            let to = segments.first().map_or(from, |first| first.base_offset());
+            return Err(self.missing(from, to, "the log start says they should be there"));
+        };
+        let segment = Arc::clone(segment);
+        let position = segment.position_hint(self.wanted)?;
+        let reader = BatchReader::new(Arc::clone(segment.log()), position);
+        // At the start of a segment its name says with which offset it begins.
+        self.follows = (position == 0).then(|| segment.base_offset());
+        self.place = Some(Place { segment, reader });
+        Ok(())
+    }
+
+    /// Offsets do not go back, and do not jump where nothing may be missing.
+    fn check_order(&mut self, batch: &RecordBatch, position: u64) -> Result<()> {
+        let header = batch.header();
+        let Some(follows) = self.follows else { return Ok(()) };
+        // Of a compressed legacy batch only the last offset is known before it is decompressed.
+        let first = if header.base_offset_known() { header.base_offset } else { header.last_offset };
+        if first < follows && header.base_offset_known() || header.last_offset < follows {
+            let detail = format!("the batch begins at offset {first}, but the one before ends below {follows}");
+            return Err(self.corrupt(position, &detail, batch.header().size));
+        }
+        if first > follows && header.base_offset_known() && self.log.dense() {
+            let to = first.max(self.wanted);
+            if follows.max(self.wanted) < first {
+                let offset = first;
+                let error = self.missing(follows.max(self.wanted), to, "the batches around them are there");
+                self.stopped = Some(Behind::Batch { position, offset });
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves on to the segment behind, at the end of this one.
+    fn next_segment(&mut self, bound: u64) -> Result<()> {
+        let Some(place) = &self.place else { return Ok(()) };
+        let base = place.segment.base_offset();
+        let reached = self.follows.unwrap_or(base);
+        let segments = self.log.segments.load();
+        let next = segments.iter().find(|segment| segment.base_offset() > base);
+        let Some(next) = next.map(Arc::clone) else {
+            let error = self.missing(reached.max(self.wanted), bound, "the end of the log lies behind them");
+            self.stopped = Some(Behind::End { offset: bound });
+            return Err(error);
+        };
+        let next_base = next.base_offset();
+        if next_base < reached {
+            let detail = format!("the segment begins at offset {next_base}, but the one before ends at {reached}");
+            let error = next.log().corruption(0, next_base, detail);
+            self.stopped = Some(Behind::Segment { base_offset: next_base });
+            return Err(error);
+        }
+        let lost_from = reached.max(self.wanted);
+        if lost_from < next_base && self.log.dense() {
+            let error = self.missing(lost_from, next_base, "the next segment begins behind them");
+            self.stopped = Some(Behind::Segment { base_offset: next_base });
+            return Err(error);
+        }
+        let reader = BatchReader::new(Arc::clone(next.log()), 0);
+        self.follows = Some(next_base);
+        self.place = Some(Place { segment: next, reader });
+        Ok(())
+    }
+
+    /// Stops at bytes that are no batch, unless everything damaged lies below what is wanted.
+    fn damaged(&mut self, position: u64, end: u64, error: &FormatError) -> Result<()> {
+        let behind = self.behind(position, end)?;
+        if let Behind::Batch { position, offset } = behind {
+            if offset <= self.wanted {
+                if let Some(place) = &mut self.place {
+                    place.reader.seek(position);
+                }
+                self.follows = None;
+                return Ok(());
+            }
+        }
+        let Some(place) = &self.place else { return Ok(()) };
+        let first = self.wanted.max(self.follows.unwrap_or(0));
+        let error = place.segment.log().corruption(position, first, error);
+        self.stopped = Some(behind);
+        Err(error)
+    }
+
+    /// The damage of a batch whose bytes are whole but wrong in their order.
+    fn corrupt(&mut self, position: u64, detail: &str, size: u64) -> Error {
+        let Some(place) = &self.place else { return self.missing(self.wanted, self.wanted, detail) };
+        let error = place.segment.log().corruption(position, self.wanted, detail);
+        let end = place.segment.size();
+        self.stopped =
+            Some(self.behind(position + size - 1, end).unwrap_or(Behind::End { offset: self.wanted }));
+        error
+    }
+
+    /// What can be read behind the damage at `position`.
+    fn behind(&self, position: u64, end: u64) -> Result<Behind> {
+        let first = self.wanted.max(self.follows.unwrap_or(0));
+        let Some(place) = &self.place else { return Ok(Behind::End { offset: first }) };
+        let floor = self.follows.unwrap_or(place.segment.base_offset());
+        let log = place.segment.log();
+        if let Some(found) = find_batch_after(log, position + 1, end, floor)? {
+            let header = BatchReader::new(Arc::clone(log), found).peek(end).ok().flatten();
+            let offset = header.map_or(first, |header| header.base_offset);
+            return Ok(Behind::Batch { position: found, offset });
+        }
+        let segments = self.log.segments.load();
+        let next = segments.iter().find(|segment| segment.base_offset() > place.segment.base_offset());
+        Ok(match next {
+            Some(next) => Behind::Segment { base_offset: next.base_offset() },
+            None => Behind::End { offset: self.log.log_end.load(Ordering::Acquire).max(first) },
+        })
+    }
+
+    /// A batch with a good checksum whose records do not decode: damaged before it was stored, or a codec that is
+    /// not compiled in.
+    fn undecodable(&mut self, batch: &RecordBatch, error: &FormatError) -> Error {
+        let offset = batch.next_offset();
+        let Some(place) = &self.place else { return self.missing(self.wanted, offset, "") };
+        let here = place.reader.position();
+        let start = here.saturating_sub(batch.header().size);
+        let corruption = place.segment.log().corruption(start, self.wanted, error);
+        self.stopped = Some(Behind::Batch { position: here, offset });
+        corruption
+    }
+
+    fn missing(&mut self, from: u64, to: u64, detail: &str) -> Error {
+        if self.place.is_none() {
+            self.stopped = Some(Behind::Segment { base_offset: to });
+        }
+        let path = crate::fs::full_path(self.log.fs(), self.log.directory());
+        Error::MissingOffsets { path, from, to, detail: detail.into() }
+    }
+}

@@ -1,0 +1,780 @@
+//! What is found at opening, and what is done about it.
+//!
+//! Everything below the recovery point is on disk and is not read. What lies behind it is in doubt: a crash may
+//! have kept any part of it. Outcomes, each with its test in `tests/recovery.rs`:
+//!
+//! | found behind the recovery point | outcome |
+//! | --- | --- |
+//! | valid batches to the end | kept; written again and synced before they count as durable |
+//! | an incomplete or damaged end, nothing valid behind it | a torn tail: cut (P4) |
+//! | a damaged batch with valid ones behind it | damage: bytes kept, appends wait for [`Partition::accept_loss`] |
+//! | the log ends below the recovery point | damage: durable data is gone; appends wait |
+//! | no log file, or the first ones missing | damage: appends wait |
+//! | an index that does not fit | rebuilt from the log |
+//!
+//! A crash during recovery changes nothing of this: the recovery point is written down after everything else.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+
+use super::commit::Commit;
+use super::{CheckpointSink, DurableMark, Log, LogConfig, Partition, State, Writer};
+use crate::clock::Clock;
+use crate::error::{Error, FormatError, Result};
+use crate::fs::{EntryKind, full_path, retry, sync_dir, write_all_at};
+use crate::storage::file_name::{FileKind, Stage, file_name, parse_file_name};
+use crate::storage::{
+    ActiveSegment, BatchReader, FilePool, Indexer, Indexes, LogFile, Segment, Unreadable, find_batch_after,
+};
+use crate::types::TopicPartition;
+
+/// What opening a partition found and did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RecoveryReport {
+    /// Whether it was known to be closed cleanly, so that no log data had to be read.
+    pub clean: bool,
+    /// The bytes of log that were read and checked.
+    pub scanned_bytes: u64,
+    /// The batches in them.
+    pub scanned_batches: u64,
+    /// The bytes of an incomplete end that were cut.
+    pub truncated_bytes: u64,
+    /// The bytes that were written again and synced, since a crash may have kept them from the disk.
+    pub rewritten_bytes: u64,
+    /// The segments whose indexes were rebuilt, by base offset.
+    pub rebuilt_indexes: Vec<u64>,
+    /// Leftovers of an interrupted change that were removed or finished.
+    pub finished: Vec<PathBuf>,
+    /// Damage that appends wait for.
+    pub damage: Vec<Damage>,
+    /// Files and directories that are none of ours. They are left alone.
+    pub unknown: Vec<PathBuf>,
+}
+
+/// Offsets that were there and cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Damage {
+    /// The first offset concerned: what [`Partition::accept_loss`] wants to hear.
+    pub from: u64,
+    /// The first offset behind it that can be read, or that the next record will get.
+    pub to: u64,
+    /// The file, or the directory if a whole file is missing.
+    pub path: PathBuf,
+    /// The byte position in it.
+    pub position: u64,
+    /// What was expected and what was found.
+    pub detail: String,
+}
+
+/// How far a partition was known to be safe when that was last written down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PartitionCheckpoint {
+    /// The first offset that can be read, if it was written down.
+    pub(crate) log_start: Option<u64>,
+    /// Offsets below it are on disk.
+    pub(crate) recovery_point: u64,
+    /// The segment and position of the recovery point, where they are known.
+    pub(crate) place: Option<(u64, u64)>,
+    /// Whether the log ended exactly there, closed in good order.
+    pub(crate) clean: bool,
+}
+
+/// What a partition needs to be opened.
+#[derive(Debug)]
+pub(crate) struct Unopened {
+    pub(crate) id: TopicPartition,
+    pub(crate) directory: PathBuf,
+    pub(crate) pool: Arc<FilePool>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) checkpoints: Arc<dyn CheckpointSink>,
+    pub(crate) config: LogConfig,
+    pub(crate) sparse: bool,
+    pub(crate) checkpoint: Option<PartitionCheckpoint>,
+    /// Whether the store was shut down in good order.
+    pub(crate) clean: bool,
+}
+
+/// One log file on its way to becoming a segment.
+struct Part {
+    log: Arc<LogFile>,
+    size: u64,
+    /// How much of it is to be read from now on.
+    kept: u64,
+    indexes: Option<Arc<Indexes>>,
+    /// From where on it may have to be written again.
+    doubtful_from: Option<u64>,
+}
+
+/// What happened to the end of the log.
+struct Outcome {
+    next_offset: u64,
+    durable: DurableMark,
+    /// A failure of repairing what can still be read.
+    unrepaired: Option<Error>,
+}
+
+struct Recovery<'a> {
+    from: &'a Unopened,
+    report: RecoveryReport,
+    parts: Vec<Part>,
+}
+
+impl Unopened {
+    /// Opens the partition, recovering it if need be.
+    ///
+    /// Damage is no error here: the partition opens, says so in its report, and refuses appends. Neither is a disk
+    /// that takes no writes: then reads work, and appends say why they do not.
+    pub(crate) fn open(self) -> Result<Partition> {
+        let mut recovery = Recovery { from: &self, report: RecoveryReport::default(), parts: Vec::new() };
+        recovery.find_parts()?;
+        let outcome = recovery.recover()?;
+        let Recovery { report, parts, .. } = recovery;
+        self.assemble(parts, outcome, report)
+    }
+
+    fn assemble(self, mut parts: Vec<Part>, outcome: Outcome, report: RecoveryReport) -> Result<Partition> {
+        let interval = self.config.index_interval_bytes;
+        let first_base = parts.first().map(|part| part.log.base_offset());
+        let checkpointed = self.checkpoint.and_then(|checkpoint| checkpoint.log_start);
+        let log_start = checkpointed.unwrap_or(first_base.unwrap_or(0)).min(outcome.next_offset);
+        let now = self.clock.now();
+        let (active, created) = match parts.pop() {
+            Some(last) => {
+                last.log.publish(last.kept);
+                (ActiveSegment::reopen(last.log, &self.directory, interval, last.indexes, now), 0)
+            }
+            None if self.pool.read_only() => {
+                let file = self.pool.file(file_name(&self.directory, outcome.next_offset, FileKind::Log));
+                let log = Arc::new(LogFile::new(file, outcome.next_offset, 0));
+                (ActiveSegment::reopen(log, &self.directory, interval, None, now), 0)
+            }
+            None => (ActiveSegment::create(&self.pool, &self.directory, outcome.next_offset, interval, now)?, 1),
+        };
+        let mut segments = Vec::with_capacity(parts.len() + 1);
+        for part in parts {
+            part.log.publish(part.kept);
+            let segment = Segment::sealed(part.log, self.directory.clone(), interval);
+            segment.adopt(part.indexes);
+            segments.push(Arc::new(segment));
+        }
+        segments.push(Arc::clone(active.segment()));
+        let writer = Writer {
+            state: self.state(&report, outcome.unrepaired),
+            active,
+            next_offset: outcome.next_offset,
+            unsynced: Vec::new(),
+            unindexed: Vec::new(),
+            created,
+            created_synced: 0,
+            durable: outcome.durable,
+            leader_epoch: 0,
+        };
+        let roll_seed = self.pool.fs().random();
+        let log = Log {
+            id: self.id,
+            directory: self.directory,
+            pool: self.pool,
+            clock: self.clock,
+            checkpoints: self.checkpoints,
+            config: ArcSwap::from_pointee(self.config),
+            sparse: AtomicBool::new(self.sparse),
+            segments: ArcSwap::from_pointee(segments),
+            log_start: AtomicU64::new(log_start),
+            log_end: AtomicU64::new(outcome.next_offset),
+            recovery_point: AtomicU64::new(outcome.durable.offset),
+            bytes_since_checkpoint: AtomicU64::new(0),
+            commit: Commit::new(outcome.next_offset),
+            waiters: Default::default(),
+            roll_seed,
+            upkeep: Mutex::default(),
+            report: Mutex::new(Arc::new(report)),
+            writer: Mutex::new(writer),
+        };
+        Ok(Partition { log: Arc::new(log) })
+    }
+
+    fn state(&self, report: &RecoveryReport, unrepaired: Option<Error>) -> State {
+        if self.pool.read_only() {
+            return State::ReadOnly;
+        }
+        if let Some(damage) = report.damage.first() {
+            let Damage { from, to, path, position, detail } = damage;
+            let detail = format!("offsets {from} to {to} ({} at byte {position}: {detail})", path.display());
+            return State::Damaged { first_lost: *from, detail };
+        }
+        match unrepaired {
+            Some(error) => {
+                State::Poisoned { action: "recovery", cause: error.to_string(), retry: error.is_retryable() }
+            }
+            None => State::Ready,
+        }
+    }
+}
+
+impl Recovery<'_> {
+    /// Lists the directory, tidies up what a crash left of earlier changes, and opens every log file.
+    fn find_parts(&mut self) -> Result<()> {
+        self.finish_interrupted_changes()?;
+        let mut bases = Vec::new();
+        for (name, kind) in self.list()? {
+            match (parse_file_name(&name), kind) {
+                (Some((base, FileKind::Log, Stage::Final)), EntryKind::File) => bases.push(base),
+                (Some((_, _, Stage::Final)), EntryKind::File) => {}
+                _ if is_known(&name, kind) => {}
+                _ => self.report.unknown.push(PathBuf::from(name)),
+            }
+        }
+        bases.sort_unstable();
+        for base in bases {
+            let file = self.from.pool.file(file_name(&self.from.directory, base, FileKind::Log));
+            let name = file.name().to_path_buf();
+            let metadata = retry(|| self.from.pool.fs().metadata(&name));
+            let size = metadata.map_err(|error| Error::io("measure", &file.path(), error))?.len;
+            if size > i32::MAX as u64 {
+                let limit = i32::MAX as u64;
+                return Err(Error::TooLarge { what: "a segment", size, limit, setting: "Kafka's format" });
+            }
+            let log = Arc::new(LogFile::new(file, base, 0));
+            self.parts.push(Part { log, size, kept: size, indexes: None, doubtful_from: None });
+        }
+        Ok(())
+    }
+
+    fn list(&self) -> Result<Vec<(OsString, EntryKind)>> {
+        let fs = self.from.pool.fs();
+        let listed = retry(|| fs.list(&self.from.directory));
+        let path = || full_path(fs, &self.from.directory);
+        let entries = listed.map_err(|error| Error::io("list", &path(), error))?;
+        Ok(entries.into_iter().map(|entry| (entry.name, entry.kind)).collect())
+    }
+
+    fn recover(&mut self) -> Result<Outcome> {
+        let checkpoint = self.from.checkpoint;
+        let recovery_point = checkpoint.map_or(0, |checkpoint| checkpoint.recovery_point);
+        self.note_missing_start(checkpoint);
+        if let Some(outcome) = self.clean_end() {
+            self.report.clean = true;
+            return Ok(outcome);
+        }
+        let Some((at, position, expected)) = self.scan_start(recovery_point)? else {
+            return Ok(self.nothing_there(recovery_point));
+        };
+        let scanned = self.scan(at, position, expected, recovery_point)?;
+        let next_offset = self.check_end(scanned, recovery_point);
+        let unrepaired = if self.from.pool.read_only() { None } else { self.repair().err() };
+        let durable = if self.report.damage.is_empty() && unrepaired.is_none() && !self.from.pool.read_only() {
+            let (segment, position) = self.parts.last().map_or((0, 0), |last| (last.log.base_offset(), last.kept));
+            DurableMark { offset: next_offset, segment, position }
+        } else {
+            let (segment, position) = checkpoint.and_then(|checkpoint| checkpoint.place).unwrap_or_default();
+            DurableMark { offset: recovery_point.min(next_offset), segment, position }
+        };
+        Ok(Outcome { next_offset, durable, unrepaired })
+    }
+
+    /// The end of a log that was closed in good order and has not changed since, without a look into it.
+    fn clean_end(&self) -> Option<Outcome> {
+        let checkpoint = self.from.checkpoint.filter(|checkpoint| self.from.clean && checkpoint.clean)?;
+        let (segment, position) = checkpoint.place?;
+        let last = self.parts.last()?;
+        // A marker that lies about the length is stale: somebody wrote, or cut, after it was made.
+        let stale = last.log.base_offset() != segment || last.size != position;
+        if stale || !self.report.damage.is_empty() {
+            return None;
+        }
+        let offset = checkpoint.recovery_point;
+        Some(Outcome { next_offset: offset, durable: DurableMark { offset, segment, position }, unrepaired: None })
+    }
+
+    /// The log begins later than was written down.
+    fn note_missing_start(&mut self, checkpoint: Option<PartitionCheckpoint>) {
+        let Some(log_start) = checkpoint.and_then(|checkpoint| checkpoint.log_start) else { return };
+        if let Some(first) = self.parts.first().map(|part| part.log.base_offset()) {
+            if first > log_start {
+                self.damage(log_start, first, None, 0, "the first segments are missing");
+            }
+        }
+    }
+
+    fn nothing_there(&mut self, recovery_point: u64) -> Outcome {
+        let log_start = self.from.checkpoint.and_then(|checkpoint| checkpoint.log_start).unwrap_or(0);
+        let next_offset = recovery_point.max(log_start);
+        if next_offset > log_start {
+            self.damage(log_start, next_offset, None, 0, "all segments are missing");
+        }
+        let durable = DurableMark { offset: next_offset, segment: next_offset, position: 0 };
+        Outcome { next_offset, durable, unrepaired: None }
+    }
+
+    /// The segment, position and offset from which to read, or `None` if there are no segments.
+    fn scan_start(&mut self, recovery_point: u64) -> Result<Option<(usize, u64, Option<u64>)>> {
+        let place = self.from.checkpoint.and_then(|checkpoint| checkpoint.place);
+        if let Some((segment, position)) = place {
+            let at = self.parts.iter().position(|part| part.log.base_offset() == segment);
+            if let Some(at) = at.filter(|&at| self.begins_at(at, position, recovery_point)) {
+                return Ok(Some((at, position, Some(recovery_point))));
+            }
+        }
+        let after = self.parts.partition_point(|part| part.log.base_offset() <= recovery_point);
+        let at = after.saturating_sub(1);
+        let Some(part) = self.parts.get(at) else { return Ok(None) };
+        let base = part.log.base_offset();
+        if recovery_point <= base {
+            return Ok(Some((at, 0, Some(base))));
+        }
+        // The index knows the way, and its word is checked against the batch found there.
+        let file = self.from.pool.file(part.log.file().name().to_path_buf());
+        let log = Arc::new(LogFile::new(file, base, part.size));
+        let segment = Segment::sealed(log, self.from.directory.clone(), self.from.config.index_interval_bytes);
+        let position = segment.position_hint(recovery_point)?;
+        Ok(Some((at, position, (position == 0).then_some(base))))
+    }
+
+    /// Whether the batch of that offset begins there, or the log ends there.
+    fn begins_at(&self, at: usize, position: u64, offset: u64) -> bool {
+        let Some(part) = self.parts.get(at) else { return false };
+        if position == part.size {
+            return true;
+        }
+        let peeked = BatchReader::new(Arc::clone(&part.log), position).peek(part.size);
+        matches!(peeked, Ok(Some(header)) if header.base_offset == offset)
+    }
+
+    /// Reads every batch from a place on to the end of the log. Returns the offset behind the last valid one.
+    fn scan(&mut self, at: usize, position: u64, expected: Option<u64>, recovery_point: u64) -> Result<u64> {
+        let mut expected = expected;
+        let mut next_offset = expected.unwrap_or(0);
+        for index in at..self.parts.len() {
+            let Some(base) = self.parts.get(index).map(|part| part.log.base_offset()) else { break };
+            let position = if index == at { position } else { 0 };
+            if index > at {
+                if base != next_offset && (base < next_offset || !self.from.sparse) {
+                    let detail = format!("the segment before ends at offset {next_offset}");
+                    self.damage(next_offset.min(base), base, Some(index), 0, &detail);
+                }
+                expected = Some(base);
+            }
+            let scanned = self.scan_part(index, position, expected, recovery_point)?;
+            next_offset = scanned.max(if index > at { base } else { 0 });
+            if self.parts.len() <= index + 1 {
+                break;
+            }
+        }
+        Ok(next_offset)
+    }
+
+    /// Reads the batches of one log file. Returns the offset behind the last valid one.
+    fn scan_part(&mut self, index: usize, start: u64, expected: Option<u64>, recovery_point: u64) -> Result<u64> {
+        let Some(part) = self.parts.get(index) else { return Ok(0) };
+        let (log, size) = (Arc::clone(&part.log), part.size);
+        let base = log.base_offset();
+        let mut indexer = self.indexer(&log, start, recovery_point);
+        let mut reader = BatchReader::new(Arc::clone(&log), start);
+        let mut follows = expected;
+        loop {
+            let position = reader.position();
+            let failure = match reader.next(size) {
+                Ok(None) => break,
+                Ok(Some(batch)) => {
+                    let header = batch.header();
+                    match self.out_of_order(header.base_offset_known().then_some(header.base_offset), header.last_offset, follows) {
+                        None => {
+                            if header.last_offset >= recovery_point {
+                                self.doubt(index, position);
+                            }
+                            if let Some(indexer) = &mut indexer {
+                                indexer.note(header, position)?;
+                            }
+                            self.report.scanned_batches += 1;
+                            self.report.scanned_bytes += header.size;
+                            follows = Some(header.next_offset());
+                            continue;
+                        }
+                        Some(error) => error,
+                    }
+                }
+                Err(Unreadable::Failed(error)) => return Err(error),
+                Err(Unreadable::Damaged(error)) => error,
+            };
+            let lost = follows.unwrap_or(base);
+            match find_batch_after(&log, position + 1, size, lost)? {
+                Some(behind) => {
+                    let header = BatchReader::new(Arc::clone(&log), behind).peek(size).ok().flatten();
+                    let to = header.map_or(lost, |header| header.base_offset);
+                    self.damage(lost, to, Some(index), position, &failure.to_string());
+                    reader.seek(behind);
+                    follows = Some(to);
+                }
+                None => {
+                    self.bad_end(index, position, lost, recovery_point, &failure)?;
+                    break;
+                }
+            }
+        }
+        if let Some(indexer) = indexer {
+            if index + 1 < self.parts.len() {
+                indexer.finish()?;
+            }
+            if start == 0 && size > 0 {
+                self.report.rebuilt_indexes.push(base);
+            }
+            if let Some(part) = self.parts.get_mut(index) {
+                part.indexes = Some(indexer.into_indexes());
+            }
+        }
+        Ok(follows.unwrap_or(base))
+    }
+
+    fn out_of_order(&self, base: Option<u64>, last: u64, follows: Option<u64>) -> Option<FormatError> {
+        let follows = follows?;
+        let first = base.unwrap_or(last);
+        let jumps = first > follows && base.is_some() && !self.from.sparse;
+        (first < follows || jumps).then_some(FormatError::Invalid {
+            what: "the base offset of a batch",
+            found: first as i64,
+            expected: "the offset behind the batch before",
+        })
+    }
+
+    /// Bytes at the end of a file that are no batch, with no valid one behind them in this file.
+    fn bad_end(
+        &mut self,
+        index: usize,
+        position: u64,
+        lost: u64,
+        recovery_point: u64,
+        failure: &FormatError,
+    ) -> Result<()> {
+        let behind = self.valid_in_later_parts(index, lost)?;
+        if behind.is_none() && lost >= recovery_point {
+            let Some(part) = self.parts.get_mut(index) else { return Ok(()) };
+            self.report.truncated_bytes += part.size - position;
+            part.kept = position;
+            // Nothing valid lies in the segments behind; they were begun after what is lost now.
+            for later in self.parts.drain(index + 1..) {
+                self.report.truncated_bytes += later.size;
+                self.report.finished.push(later.log.file().name().to_path_buf());
+                if !self.from.pool.read_only() {
+                    let fs = self.from.pool.fs();
+                    let removed = retry(|| fs.remove_file(later.log.file().name()));
+                    removed.map_err(|error| Error::io("remove", &later.log.path(), error))?;
+                }
+            }
+            return Ok(());
+        }
+        let to = behind.unwrap_or(recovery_point.max(lost));
+        self.damage(lost, to, Some(index), position, &failure.to_string());
+        Ok(())
+    }
+
+    fn valid_in_later_parts(&self, index: usize, offset: u64) -> Result<Option<u64>> {
+        for part in self.parts.iter().skip(index + 1) {
+            if find_batch_after(&part.log, 0, part.size, offset)?.is_some() {
+                return Ok(Some(part.log.base_offset()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The log must reach the recovery point, or durable data is gone.
+    fn check_end(&mut self, next_offset: u64, recovery_point: u64) -> u64 {
+        if next_offset < recovery_point && !self.report.damage.iter().any(|damage| damage.to >= recovery_point) {
+            let last = self.parts.len().checked_sub(1);
+            let size = self.parts.last().map_or(0, |part| part.size);
+            let detail = format!("the log ends at offset {next_offset}, {recovery_point} was on disk");
+            self.damage(next_offset, recovery_point, last, size, &detail);
+        }
+        next_offset.max(recovery_point)
+    }
+
+    /// Cuts the torn tail, and writes and syncs again what is in doubt.
+    fn repair(&mut self) -> Result<()> {
+        for part in &self.parts {
+            let torn = part.kept < part.size;
+            if torn {
+                part.log.cut(part.kept)?;
+            }
+            if let Some(from) = part.doubtful_from {
+                rewrite(&part.log, from, part.kept)?;
+                self.report.rewritten_bytes += part.kept - from;
+            }
+            if torn || part.doubtful_from.is_some() {
+                part.log.file().forget_failure();
+                part.log.file().sync()?;
+            }
+        }
+        sync_dir(self.from.pool.fs(), &self.from.directory)
+    }
+
+    fn doubt(&mut self, index: usize, position: u64) {
+        if let Some(part) = self.parts.get_mut(index) {
+            part.doubtful_from.get_or_insert(position);
+        }
+    }
+
+    /// An indexer for a file that is read from `start` on, behind the entries on disk for what lies before; `None`
+    /// if those are no good, and everything will be rebuilt when it is needed.
+    fn indexer(&self, log: &Arc<LogFile>, start: u64, recovery_point: u64) -> Option<Indexer> {
+        let interval = self.from.config.index_interval_bytes;
+        let indexes = if start == 0 {
+            Indexes::empty(log.base_offset())
+        } else {
+            let before = Indexes::load_below(&self.from.pool, &self.from.directory, log.base_offset(), recovery_point, start);
+            before.ok()?
+        };
+        Some(Indexer::new(Arc::new(indexes), interval))
+    }
+
+    fn damage(&mut self, from: u64, to: u64, part: Option<usize>, position: u64, detail: &str) {
+        let path = match part.and_then(|index| self.parts.get(index)) {
+            Some(part) => part.log.path(),
+            None => full_path(self.from.pool.fs(), &self.from.directory),
+        };
+        self.report.damage.push(Damage { from, to, path, position, detail: detail.to_string() });
+    }
+
+    /// Removes files on their way out, and finishes or undoes a swap of segments (Kafka's `LogLoader`).
+    fn finish_interrupted_changes(&mut self) -> Result<()> {
+        if self.from.pool.read_only() {
+            return Ok(());
+        }
+        let mut staged = Vec::new();
+        for (name, kind) in self.list()? {
+            if let (Some((offset, file, stage)), EntryKind::File) = (parse_file_name(&name), kind) {
+                staged.push((offset, file, stage, name));
+            }
+        }
+        if staged.iter().all(|(_, _, stage, _)| *stage == Stage::Final) {
+            return Ok(());
+        }
+        let cleaned = staged.iter().filter(|(_, _, stage, _)| *stage == Stage::Cleaned);
+        let first_cleaned = cleaned.map(|(offset, ..)| *offset).min().unwrap_or(u64::MAX);
+        let swaps: Vec<_> = staged
+            .iter()
+            .filter(|(offset, _, stage, _)| *stage == Stage::Swap && *offset < first_cleaned)
+            .cloned()
+            .collect();
+        for (offset, _, stage, name) in &staged {
+            let undone = *stage == Stage::Swap && *offset >= first_cleaned;
+            if matches!(stage, Stage::Deleted | Stage::Cleaned) || undone {
+                self.remove(name)?;
+            }
+        }
+        let replaced = self.swapped_offsets(&swaps)?;
+        for (offset, _, stage, name) in &staged {
+            if *stage == Stage::Final && replaced.as_ref().is_some_and(|range| range.contains(offset)) {
+                self.remove(name)?;
+            }
+        }
+        for (offset, kind, _, name) in &swaps {
+            let (from, to) = (self.from.directory.join(name), file_name(&self.from.directory, *offset, *kind));
+            let fs = self.from.pool.fs();
+            let renamed = retry(|| fs.rename(&from, &to));
+            renamed.map_err(|error| Error::io("rename", &full_path(fs, &from), error))?;
+            self.report.finished.push(from);
+        }
+        sync_dir(self.from.pool.fs(), &self.from.directory)
+    }
+
+    /// The offsets that finished but unnamed segments replace.
+    fn swapped_offsets(
+        &self,
+        swaps: &[(u64, FileKind, Stage, OsString)],
+    ) -> Result<Option<std::ops::Range<u64>>> {
+        let mut range: Option<std::ops::Range<u64>> = None;
+        for (base, _, _, name) in swaps.iter().filter(|(_, kind, _, _)| *kind == FileKind::Log) {
+            let log = Arc::new(LogFile::new(self.from.pool.file(self.from.directory.join(name)), *base, 0));
+            let (size, mut next_offset) = (log.size()?, *base);
+            let mut reader = BatchReader::new(Arc::clone(&log), 0);
+            loop {
+                match reader.next(size) {
+                    Ok(Some(batch)) => next_offset = batch.next_offset(),
+                    Ok(None) => break,
+                    Err(Unreadable::Failed(error)) => return Err(error),
+                    Err(Unreadable::Damaged(error)) => {
+                        return Err(log.corruption(reader.position(), next_offset, error));
+                    }
+                }
+            }
+            let (start, end) = range.map_or((*base, next_offset), |range| (range.start, range.end));
+            range = Some(start.min(*base)..end.max(next_offset));
+        }
+        Ok(range)
+    }
+
+    fn remove(&mut self, name: &OsString) -> Result<()> {
+        let path = self.from.directory.join(name);
+        let fs = self.from.pool.fs();
+        match retry(|| fs.remove_file(&path)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::io("remove", &full_path(fs, &path), error));
+            }
+            _ => {}
+        }
+        self.report.finished.push(path);
+        Ok(())
+    }
+}
+
+/// Names in a partition directory that belong there and do not begin with an offset.
+fn is_known(name: &OsString, kind: EntryKind) -> bool {
+    const KNOWN: [&str; 4] = [
+        "leader-epoch-checkpoint",
+        "leader-epoch-checkpoint.tmp",
+        "partition.metadata",
+        "partition.metadata.tmp",
+    ];
+    kind == EntryKind::File && KNOWN.iter().any(|known| name == known)
+}
+
+/// Writes bytes again where they are: after a failed or a lost sync, only what is written anew is sure to reach the
+/// disk with the next one.
+fn rewrite(log: &LogFile, from: u64, to: u64) -> Result<()> {
+    const STEP: u64 = 1 << 20;
+    let mut position = from;
+    while position < to {
+        let bytes = log.read(position, STEP.min(to - position))?;
+        if bytes.is_empty() {
+            let error = io::Error::from(io::ErrorKind::UnexpectedEof);
+            return Err(Error::io("read", &log.path(), error));
+        }
+        log.file().with("write again", |file| write_all_at(file, &bytes, position))?;
+        position += bytes.len() as u64;
+    }
+    log.file().forget_failure();
+    Ok(())
+}
+
+impl Log {
+    pub(super) fn reopen(&self) -> Result<()> {
+        let _one_at_a_time = self.upkeep.lock();
+        let mut writer = self.writer.lock();
+        if !matches!(writer.state, State::Poisoned { .. }) {
+            return writer.check(&self.id);
+        }
+        self.reopen_locked(&mut writer)?;
+        writer.state = State::Ready;
+        self.commit.reset(writer.next_offset);
+        Ok(())
+    }
+
+    /// Goes back to what was published, makes that durable, and begins a new segment behind it.
+    fn reopen_locked(&self, writer: &mut Writer) -> Result<()> {
+        let end = self.log_end.load(Ordering::Acquire);
+        let durable = writer.durable;
+        let segments = self.segments.load_full();
+        for segment in segments.iter().filter(|segment| segment.base_offset() >= durable.segment) {
+            let log = segment.log();
+            let published = log.readable();
+            let from = if segment.base_offset() == durable.segment { durable.position } else { 0 };
+            self.check_readable(segment, from.min(published), published)?;
+            log.file().forget_failure();
+            log.cut(published)?;
+            rewrite(log, from.min(published), published)?;
+            log.file().sync()?;
+        }
+        sync_dir(self.fs(), self.directory())?;
+        let emptied = writer.active.segment().size() == 0;
+        if emptied && writer.active.base_offset() != end || !emptied {
+            self.begin_anew(writer, end)?;
+        } else {
+            writer.active.go_back(0);
+        }
+        writer.next_offset = end;
+        writer.unsynced.clear();
+        writer.created_synced = writer.created;
+        let (segment, position) = (writer.active.base_offset(), writer.active.position());
+        writer.durable = DurableMark { offset: end, segment, position };
+        self.recovery_point.store(end, Ordering::Release);
+        Ok(())
+    }
+
+    /// What the disk gives back after a failed sync need not be what was written.
+    fn check_readable(&self, segment: &Segment, from: u64, to: u64) -> Result<()> {
+        let mut reader = BatchReader::new(Arc::clone(segment.log()), from);
+        loop {
+            let position = reader.position();
+            match reader.next(to) {
+                Ok(Some(_)) => {}
+                Ok(None) => return Ok(()),
+                Err(Unreadable::Failed(error)) => return Err(error),
+                Err(Unreadable::Damaged(error)) => {
+                    return Err(segment.log().corruption(position, segment.base_offset(), error));
+                }
+            }
+        }
+    }
+
+    /// Drops segments in which nothing was published, and begins one at `end`.
+    fn begin_anew(&self, writer: &mut Writer, end: u64) -> Result<()> {
+        let mut kept = Vec::clone(&self.segments.load());
+        while let Some(last) = kept.pop_if(|last| last.size() == 0 && last.base_offset() >= end) {
+            let fs = self.fs();
+            let name = file_name(self.directory(), last.base_offset(), FileKind::Log);
+            let removed = retry(|| fs.remove_file(&name));
+            removed.map_err(|error| Error::io("remove", &last.path(), error))?;
+        }
+        let config = self.config.load();
+        let now = self.clock.now();
+        let next = ActiveSegment::create(&self.pool, self.directory(), end, config.index_interval_bytes, now)?;
+        sync_dir(self.fs(), self.directory())?;
+        let mut old = std::mem::replace(&mut writer.active, next);
+        if kept.last().is_some_and(|last| Arc::ptr_eq(last, old.segment())) {
+            kept.pop();
+            old.go_back(old.segment().size());
+            let sealed = old.seal();
+            writer.unindexed.push(Arc::clone(&sealed));
+            kept.push(sealed);
+        }
+        kept.push(Arc::clone(writer.active.segment()));
+        self.segments.store(Arc::new(kept));
+        Ok(())
+    }
+
+    pub(super) fn accept_loss(&self, first_lost: u64) -> Result<()> {
+        let mut writer = self.writer.lock();
+        match &writer.state {
+            State::Damaged { first_lost: found, .. } if *found == first_lost => {}
+            _ => return writer.check(&self.id),
+        }
+        let next_offset = writer.next_offset;
+        // A segment of its own for what comes now: the damaged one keeps its bytes, and the name of the new one
+        // says where the log goes on even before anything is in it.
+        if writer.active.base_offset() != next_offset {
+            self.roll(&mut writer, next_offset)?;
+        }
+        let first_base = self.segments.load().first().map_or(0, |first| first.base_offset());
+        self.log_start.fetch_max(first_base.min(next_offset), Ordering::AcqRel);
+        let (segment, position) = (writer.active.base_offset(), writer.active.position());
+        sync_dir(self.fs(), self.directory())?;
+        writer.created_synced = writer.created;
+        writer.durable = DurableMark { offset: next_offset, segment, position };
+        writer.state = State::Ready;
+        drop(writer);
+        self.recovery_point.store(next_offset, Ordering::Release);
+        self.checkpoints.checkpoint()
+    }
+
+    pub(super) fn close(&self) -> Result<PartitionCheckpoint> {
+        let was = {
+            let mut writer = self.writer.lock();
+            std::mem::replace(&mut writer.state, State::Closed)
+        };
+        self.waiters.close();
+        if !matches!(was, State::Ready) {
+            return Ok(self.checkpoint());
+        }
+        let end = self.writer.lock().next_offset;
+        self.sync_to(end)?;
+        self.persist_indexes()?;
+        Ok(PartitionCheckpoint { clean: true, ..self.checkpoint() })
+    }
+}

@@ -1,0 +1,93 @@
+//! Finding offsets by time (Kafka's `ListOffsets`).
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::read::Cursor;
+use super::{Log, Partition};
+use crate::error::Result;
+use crate::format::RecordBatch;
+use crate::storage::Segment;
+
+/// A record found by its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TimestampOffset {
+    /// The record's timestamp, in milliseconds since the epoch.
+    pub timestamp: i64,
+    /// Its offset.
+    pub offset: u64,
+    /// The epoch of the leader that wrote it, if its batch says so.
+    pub leader_epoch: Option<i32>,
+}
+
+impl Partition {
+    /// The first record, in the order of offsets, whose timestamp is `timestamp` or later; `None` if there is none.
+    ///
+    /// Timestamps need not be in order: records behind it may be earlier.
+    ///
+    /// # Errors
+    /// [`Error::Corruption`](crate::Error::Corruption) if a batch that has to be looked at is damaged.
+    pub fn offset_for_timestamp(&self, timestamp: i64) -> Result<Option<TimestampOffset>> {
+        self.log.first_record(|segment| segment.max_timestamp().map(|(largest, _)| largest >= timestamp), timestamp)
+    }
+
+    /// The first record that has the largest timestamp of all; `None` if no record has one.
+    ///
+    /// # Errors
+    /// As [`offset_for_timestamp`](Self::offset_for_timestamp).
+    pub fn offset_of_max_timestamp(&self) -> Result<Option<TimestampOffset>> {
+        let mut largest = -1;
+        for segment in self.log.segments.load().iter() {
+            largest = largest.max(segment.max_timestamp()?.0);
+        }
+        if largest < 0 { Ok(None) } else { self.offset_for_timestamp(largest) }
+    }
+}
+
+impl Log {
+    fn first_record(
+        self: &Arc<Self>,
+        may_hold: impl Fn(&Segment) -> Result<bool>,
+        timestamp: i64,
+    ) -> Result<Option<TimestampOffset>> {
+        let start = self.log_start.load(Ordering::Acquire);
+        let bound = self.log_end.load(Ordering::Acquire);
+        let segments = self.segments.load_full();
+        for (at, segment) in segments.iter().enumerate() {
+            let end = segments.get(at + 1).map_or(bound, |next| next.base_offset()).min(bound);
+            if end <= start || !may_hold(segment)? {
+                continue;
+            }
+            // The entry is a hint: everything later than its time lies behind its offset.
+            let hint = segment.with_time_index(|index| index.lookup(timestamp.saturating_sub(1)).offset)?;
+            let mut cursor = Cursor::new(Arc::clone(self), hint.max(start).max(segment.base_offset()));
+            while let Some(batch) = cursor.next(end)? {
+                cursor.wanted = batch.next_offset();
+                if let Some(found) = self.first_in(&batch, start, timestamp)? {
+                    return Ok(Some(found));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn first_in(&self, batch: &RecordBatch, start: u64, timestamp: i64) -> Result<Option<TimestampOffset>> {
+        let header = batch.header();
+        if header.max_timestamp < timestamp || header.control {
+            return Ok(None);
+        }
+        let limit = self.config.load().decompressed_bytes_max;
+        let records = batch.records(limit).map_err(|error| {
+            let path = crate::fs::full_path(self.fs(), self.directory());
+            let (position, offset) = (0, header.base_offset);
+            crate::Error::Corruption { path, position, offset, detail: error.to_string() }
+        })?;
+        let found = records.iter().find(|record| record.timestamp() >= timestamp && record.offset() >= start);
+        Ok(found.map(|record| TimestampOffset {
+            timestamp: record.timestamp(),
+            offset: record.offset(),
+            leader_epoch: header.leader_epoch,
+        }))
+    }
+}

@@ -1,0 +1,239 @@
+//! One `.log` file: batches one after another, and how far they may be read.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+
+use super::file_name::{FileKind, file_name};
+use super::pool::{FilePool, PooledFile};
+use crate::error::{Error, FormatError, Result};
+use crate::format::{BatchHeader, Frame, RECORD_BATCH_OVERHEAD, RecordBatch};
+use crate::fs::{read_full_at, write_all_at};
+
+/// The first read of a reader; enough for the batch behind an index entry.
+const READ_AHEAD_MIN: u64 = 8 << 10;
+/// The largest read of a reader that goes on and on. A single batch may need more.
+const READ_AHEAD_MAX: u64 = 256 << 10;
+
+/// The batches of one segment.
+///
+/// What lies below [`readable`](LogFile::readable) never changes; bytes behind it may be in the middle of being
+/// written and are nobody's business but the appender's.
+#[derive(Debug)]
+pub(crate) struct LogFile {
+    file: Arc<PooledFile>,
+    base_offset: u64,
+    /// Stored with release after the bytes were written, loaded with acquire before they are read.
+    readable: AtomicU64,
+}
+
+impl LogFile {
+    /// An existing file, of which the first `readable` bytes may be read.
+    pub(crate) fn new(file: Arc<PooledFile>, base_offset: u64, readable: u64) -> Self {
+        LogFile { file, base_offset, readable: AtomicU64::new(readable) }
+    }
+
+    /// A new, empty file.
+    pub(crate) fn create(pool: &Arc<FilePool>, directory: &std::path::Path, base_offset: u64) -> Result<Self> {
+        let file = pool.create(file_name(directory, base_offset, FileKind::Log))?;
+        Ok(LogFile::new(file, base_offset, 0))
+    }
+
+    pub(crate) fn file(&self) -> &Arc<PooledFile> {
+        &self.file
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.file.path()
+    }
+
+    pub(crate) fn base_offset(&self) -> u64 {
+        self.base_offset
+    }
+
+    pub(crate) fn readable(&self) -> u64 {
+        self.readable.load(Ordering::Acquire)
+    }
+
+    /// Lets readers have the bytes up to `end`. Never goes back.
+    pub(crate) fn publish(&self, end: u64) {
+        self.readable.fetch_max(end, Ordering::AcqRel);
+    }
+
+    /// Writes bytes where the last ones ended. On a failure some may lie behind the readable end.
+    pub(crate) fn write(&self, bytes: &[u8], position: u64) -> Result<()> {
+        self.file.with_write("append to", |file| write_all_at(file, bytes, position))
+    }
+
+    pub(crate) fn cut(&self, size: u64) -> Result<()> {
+        self.file.with_write("truncate", |file| crate::fs::retry(|| file.set_size(size)))
+    }
+
+    pub(crate) fn size(&self) -> Result<u64> {
+        self.file.with("measure", |file| crate::fs::retry(|| file.size()))
+    }
+
+    pub(crate) fn read(&self, position: u64, len: u64) -> Result<Bytes> {
+        let mut buffer = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
+        let read = self.file.with("read", |file| read_full_at(file, &mut buffer, position))?;
+        buffer.truncate(read);
+        Ok(Bytes::from(buffer))
+    }
+
+    /// The error for bytes of this file that are not what was written.
+    pub(crate) fn corruption(&self, position: u64, offset: u64, detail: impl ToString) -> Error {
+        Error::Corruption { path: self.path(), position, offset, detail: detail.to_string() }
+    }
+}
+
+/// Why no batch could be read at a position.
+#[derive(Debug)]
+pub(crate) enum Unreadable {
+    /// The bytes are not a batch.
+    Damaged(FormatError),
+    /// The file could not be read at all.
+    Failed(Error),
+}
+
+impl From<FormatError> for Unreadable {
+    fn from(error: FormatError) -> Self {
+        Unreadable::Damaged(error)
+    }
+}
+
+/// Reads batches one after another, in chunks that grow as it goes on.
+///
+/// Batches share the memory of their chunk; nothing is copied per batch or record.
+#[derive(Debug)]
+pub(crate) struct BatchReader {
+    log: Arc<LogFile>,
+    position: u64,
+    chunk: Bytes,
+    chunk_start: u64,
+    read_ahead: u64,
+}
+
+impl BatchReader {
+    pub(crate) fn new(log: Arc<LogFile>, position: u64) -> Self {
+        BatchReader { log, position, chunk: Bytes::new(), chunk_start: position, read_ahead: READ_AHEAD_MIN }
+    }
+
+    pub(crate) fn log(&self) -> &Arc<LogFile> {
+        &self.log
+    }
+
+    /// Where the next batch begins.
+    pub(crate) fn position(&self) -> u64 {
+        self.position
+    }
+
+    pub(crate) fn seek(&mut self, position: u64) {
+        self.position = position;
+    }
+
+    /// The batch at the position, its size, header and checksum verified, or `None` at `end`. Moves on behind
+    /// it, and does not move if it cannot be read.
+    pub(crate) fn next(&mut self, end: u64) -> Result<Option<RecordBatch>, Unreadable> {
+        let Some(frame) = self.frame(end)? else { return Ok(None) };
+        let batch = RecordBatch::parse(self.bytes(frame.size, end)?)?;
+        self.position += frame.size;
+        Ok(Some(batch))
+    }
+
+    /// The header of the batch at the position without its checksum verified, or `None` at `end`. Does not move.
+    pub(crate) fn peek(&mut self, end: u64) -> Result<Option<BatchHeader>, Unreadable> {
+        let Some(frame) = self.frame(end)? else { return Ok(None) };
+        let header = self.bytes(frame.size.min(RECORD_BATCH_OVERHEAD as u64), end)?;
+        Ok(Some(BatchHeader::parse(&header)?))
+    }
+
+    fn frame(&mut self, end: u64) -> Result<Option<Frame>, Unreadable> {
+        let left = end.saturating_sub(self.position);
+        if left == 0 {
+            return Ok(None);
+        }
+        let short = |needed| FormatError::Short { what: "a batch", needed, available: left };
+        if left < Frame::LEN as u64 {
+            return Err(short(Frame::LEN as u64).into());
+        }
+        let frame = Frame::parse(&self.bytes(Frame::LEN as u64, end)?)?;
+        // Before any memory is taken for it.
+        if frame.size > left {
+            return Err(short(frame.size).into());
+        }
+        Ok(Some(frame))
+    }
+
+    fn bytes(&mut self, len: u64, end: u64) -> Result<Bytes, Unreadable> {
+        let held = self.position.checked_sub(self.chunk_start).filter(|skip| skip + len <= self.chunk.len() as u64);
+        let skip = match held {
+            Some(skip) => skip as usize,
+            None => {
+                self.fill(len, end)?;
+                0
+            }
+        };
+        Ok(self.chunk.slice(skip..skip + len as usize))
+    }
+
+    fn fill(&mut self, len: u64, end: u64) -> Result<(), Unreadable> {
+        let sequential = !self.chunk.is_empty();
+        if sequential {
+            self.read_ahead = (self.read_ahead * 4).min(READ_AHEAD_MAX);
+        }
+        let wanted = len.max(self.read_ahead).min(end - self.position);
+        self.chunk = self.log.read(self.position, wanted).map_err(Unreadable::Failed)?;
+        self.chunk_start = self.position;
+        if (self.chunk.len() as u64) < len {
+            let available = self.chunk.len() as u64;
+            return Err(FormatError::Short { what: "a batch", needed: len, available }.into());
+        }
+        Ok(())
+    }
+}
+
+/// The first valid batch that begins at or after `position` and holds offsets from `offset` on, if there is one
+/// before `end`: where reading can go on behind damage.
+///
+/// Every byte position is tried, since the length of a damaged batch cannot be believed.
+pub(crate) fn find_batch_after(log: &Arc<LogFile>, position: u64, end: u64, offset: u64) -> Result<Option<u64>> {
+    const STEP: u64 = 64 << 10;
+    let header_len = RECORD_BATCH_OVERHEAD as u64;
+    let mut start = position;
+    while start + Frame::LEN as u64 <= end {
+        let window = log.read(start, (STEP + header_len).min(end - start))?;
+        let tried = (window.len() as u64).min(STEP);
+        for skip in 0..tried {
+            let Some(bytes) = window.get(skip as usize..) else { break };
+            let here = start + skip;
+            if plausible(bytes, end - here, offset) && is_batch(log, here, end)? {
+                return Ok(Some(here));
+            }
+        }
+        if tried == 0 {
+            break;
+        }
+        start += tried;
+    }
+    Ok(None)
+}
+
+/// Whether a header might stand here; cheap, since it is asked at every byte.
+fn plausible(bytes: &[u8], left: u64, offset: u64) -> bool {
+    // Magic and the high bytes of the length rule out nearly everything.
+    if bytes.get(16).is_none_or(|&magic| magic > 2) {
+        return false;
+    }
+    let Ok(frame) = Frame::parse(bytes) else { return false };
+    frame.size <= left && frame.offset >= offset && BatchHeader::parse(bytes).is_ok()
+}
+
+fn is_batch(log: &Arc<LogFile>, position: u64, end: u64) -> Result<bool> {
+    match BatchReader::new(Arc::clone(log), position).next(end) {
+        Ok(found) => Ok(found.is_some()),
+        Err(Unreadable::Damaged(_)) => Ok(false),
+        Err(Unreadable::Failed(error)) => Err(error),
+    }
+}

@@ -1,0 +1,250 @@
+//! Open files, capped: a store of 10,000 partitions lives within 1,024 descriptors.
+//!
+//! A file is opened when it is used and closed when others need its descriptor. One with bytes that are not
+//! synced is synced before it is closed, so that no failure of a later write-back is lost with the descriptor.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+
+use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
+
+use crate::error::{Error, Result};
+use crate::fs::{File, FileSystem, OpenMode, full_path, retry};
+
+/// The files of one store, of which at most `capacity` are open.
+#[derive(Debug)]
+pub(crate) struct FilePool {
+    fs: Arc<dyn FileSystem>,
+    mode: OpenMode,
+    capacity: usize,
+    ring: Mutex<Ring>,
+    map: bool,
+    maps: Mutex<VecDeque<Weak<dyn Forget>>>,
+}
+
+/// Something kept in memory only because it was used; it can be had again.
+pub(crate) trait Forget: std::fmt::Debug + Send + Sync {
+    /// Lets go of it.
+    fn forget(&self);
+}
+
+/// At most this many segments keep their indexes mapped: two maps each, of the 65,530 a process may have.
+const MAPPED_SEGMENTS_MAX: usize = 8_192;
+
+/// The open files in a circle; the hand closes the first one not used since it last came by.
+#[derive(Debug, Default)]
+struct Ring {
+    open: Vec<Weak<PooledFile>>,
+    hand: usize,
+}
+
+/// One file, open or not.
+#[derive(Debug)]
+pub(crate) struct PooledFile {
+    pool: Arc<FilePool>,
+    name: PathBuf,
+    handle: ArcSwapOption<Handle>,
+    used: AtomicBool,
+    unsynced: AtomicBool,
+    /// A sync failed when nobody was asking for one. Whoever writes or syncs next is told.
+    sync_failed: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Handle(Arc<dyn File>);
+
+impl FilePool {
+    /// A pool for reading and writing, or for reading alone.
+    pub(crate) fn new(fs: Arc<dyn FileSystem>, capacity: usize, read_only: bool, map: bool) -> Arc<Self> {
+        let mode = if read_only { OpenMode::Read } else { OpenMode::ReadWrite };
+        let (ring, maps) = Default::default();
+        Arc::new(FilePool { fs, mode, capacity: capacity.max(1), ring, map, maps })
+    }
+
+    /// Whether index files may be mapped, or have to be read.
+    pub(crate) fn may_map(&self) -> bool {
+        self.map
+    }
+
+    /// Takes note of a mapping; the oldest one is let go when there are too many.
+    pub(crate) fn mapped(&self, owner: Weak<dyn Forget>) {
+        let mut maps = self.maps.lock();
+        if maps.len() >= MAPPED_SEGMENTS_MAX {
+            maps.retain(|held| held.strong_count() > 0);
+        }
+        let oldest = if maps.len() >= MAPPED_SEGMENTS_MAX { maps.pop_front() } else { None };
+        maps.push_back(owner);
+        drop(maps);
+        if let Some(oldest) = oldest.and_then(|oldest| oldest.upgrade()) {
+            oldest.forget();
+        }
+    }
+
+    pub(crate) fn fs(&self) -> &dyn FileSystem {
+        &*self.fs
+    }
+
+    pub(crate) fn read_only(&self) -> bool {
+        self.mode == OpenMode::Read
+    }
+
+    /// A file that exists; it is opened when first used.
+    pub(crate) fn file(self: &Arc<Self>, name: PathBuf) -> Arc<PooledFile> {
+        Arc::new(PooledFile {
+            pool: Arc::clone(self),
+            name,
+            handle: ArcSwapOption::empty(),
+            used: AtomicBool::new(false),
+            unsynced: AtomicBool::new(false),
+            sync_failed: AtomicBool::new(false),
+        })
+    }
+
+    /// A new file, created now.
+    pub(crate) fn create(self: &Arc<Self>, name: PathBuf) -> Result<Arc<PooledFile>> {
+        let file = self.file(name);
+        self.admit(&file, OpenMode::CreateNew)?;
+        Ok(file)
+    }
+
+    fn admit(&self, file: &Arc<PooledFile>, mode: OpenMode) -> Result<Arc<Handle>> {
+        let mut ring = self.ring.lock();
+        if let Some(handle) = file.handle.load_full() {
+            return Ok(handle);
+        }
+        while ring.open.len() >= self.capacity && ring.close_one() {}
+        let mut opened = retry(|| self.fs.open(&file.name, mode));
+        if opened.as_ref().is_err_and(out_of_descriptors) {
+            // Others in this process took what was left: make do with less.
+            for _ in 0..ring.open.len().div_ceil(2) {
+                ring.close_one();
+            }
+            opened = retry(|| self.fs.open(&file.name, mode));
+        }
+        let action = if mode == OpenMode::CreateNew { "create" } else { "open" };
+        let opened = opened.map_err(|error| Error::io(action, &file.path(), error))?;
+        let handle = Arc::new(Handle(opened));
+        file.used.store(true, Ordering::Relaxed);
+        file.handle.store(Some(Arc::clone(&handle)));
+        ring.open.push(Arc::downgrade(file));
+        Ok(handle)
+    }
+}
+
+fn out_of_descriptors(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
+}
+
+impl Ring {
+    /// Closes the file least recently used, as far as one bit can tell; a synced one if there is any.
+    /// Returns whether one was closed.
+    fn close_one(&mut self) -> bool {
+        self.sweep(false) || self.sweep(true)
+    }
+
+    fn sweep(&mut self, unsynced_too: bool) -> bool {
+        // Two rounds: the first may only clear the marks.
+        let mut steps = 2 * self.open.len();
+        while steps > 0 && !self.open.is_empty() {
+            steps -= 1;
+            self.hand %= self.open.len();
+            let Some(file) = self.open.get(self.hand).and_then(Weak::upgrade) else {
+                self.open.swap_remove(self.hand);
+                return true;
+            };
+            let spared = file.used.swap(false, Ordering::Relaxed)
+                || (file.unsynced.load(Ordering::Acquire) && !unsynced_too);
+            if spared {
+                self.hand += 1;
+                continue;
+            }
+            if file.unsynced.load(Ordering::Acquire) && file.sync().is_err() {
+                file.sync_failed.store(true, Ordering::Release);
+            }
+            file.handle.store(None);
+            self.open.swap_remove(self.hand);
+            return true;
+        }
+        false
+    }
+}
+
+impl PooledFile {
+    pub(crate) fn name(&self) -> &Path {
+        &self.name
+    }
+
+    /// The name as the user can find it.
+    pub(crate) fn path(&self) -> PathBuf {
+        full_path(self.pool.fs(), &self.name)
+    }
+
+    pub(crate) fn pool(&self) -> &Arc<FilePool> {
+        &self.pool
+    }
+
+    /// Does something with the open file, opening it if need be.
+    pub(crate) fn with<T>(
+        self: &Arc<Self>,
+        action: &'static str,
+        call: impl FnOnce(&dyn File) -> std::io::Result<T>,
+    ) -> Result<T> {
+        let guard = self.handle.load();
+        let result = match &*guard {
+            Some(handle) => {
+                if !self.used.load(Ordering::Relaxed) {
+                    self.used.store(true, Ordering::Relaxed);
+                }
+                call(&*handle.0)
+            }
+            None => call(&*self.pool.admit(self, self.pool.mode)?.0),
+        };
+        result.map_err(|error| Error::io(action, &self.path(), error))
+    }
+
+    /// As [`with`](Self::with), for a call that leaves bytes to be synced.
+    pub(crate) fn with_write<T>(
+        self: &Arc<Self>,
+        action: &'static str,
+        call: impl FnOnce(&dyn File) -> std::io::Result<T>,
+    ) -> Result<T> {
+        self.check_earlier_sync()?;
+        let result = self.with(action, call);
+        // After the call, since the pool may sync and clear the mark at any moment before it.
+        self.unsynced.store(true, Ordering::Release);
+        result
+    }
+
+    /// Makes what was written durable. A failure is final: it is not tried again on the same bytes (P5).
+    pub(crate) fn sync(self: &Arc<Self>) -> Result<()> {
+        self.check_earlier_sync()?;
+        // Cleared before the call: a write that ends meanwhile sets it again.
+        if !self.unsynced.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let synced = self.with("sync", |file| retry(|| file.sync()));
+        if synced.is_err() {
+            self.unsynced.store(true, Ordering::Release);
+            self.sync_failed.store(true, Ordering::Release);
+        }
+        synced
+    }
+
+    /// Forgets a failed sync; for recovery alone, which writes the bytes again.
+    pub(crate) fn forget_failure(&self) {
+        self.sync_failed.store(false, Ordering::Release);
+        self.unsynced.store(true, Ordering::Release);
+    }
+
+    fn check_earlier_sync(&self) -> Result<()> {
+        if self.sync_failed.load(Ordering::Acquire) {
+            let failed = std::io::Error::other("an earlier sync of this file failed");
+            return Err(Error::io("sync", &self.path(), failed));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,549 @@
+//! [`Segment`]: one log file and its indexes kept in step. The segment that is appended to is another type,
+//! [`ActiveSegment`]; sealing it consumes it.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+
+use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
+
+use super::file_name::{FileKind, file_name};
+use super::log_file::{BatchReader, LogFile, Unreadable, find_batch_after};
+use super::offset_index::OffsetIndex;
+use super::pool::{FilePool, Forget};
+use super::time_index::TimeIndex;
+use crate::error::{Error, Result};
+use crate::format::{BatchHeader, RecordBatch};
+use crate::fs::Disk;
+
+/// The longest span of offsets in one segment; an index entry holds the difference in 31 bits.
+pub(crate) const OFFSET_SPAN_MAX: u64 = i32::MAX as u64;
+
+/// One log file with its offset and time index, for reading.
+///
+/// Partitions hand out records without it; it opens on its own for tools and tests.
+///
+/// ```no_run
+/// let segment = annals::Segment::open("data/clicks-0", 0)?;
+/// for batch in segment.batches() {
+///     println!("{} to {}", batch?.base_offset(), segment.size());
+/// }
+/// # Ok::<(), annals::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Segment {
+    log: Arc<LogFile>,
+    directory: PathBuf,
+    active: bool,
+    index_interval: u64,
+    /// Loaded when first used. While the segment is active they live in memory and grow; never replaced then.
+    indexes: Arc<ArcSwapOption<Indexes>>,
+    loading: Mutex<()>,
+    rebuilt: AtomicBool,
+}
+
+/// The two indexes of a segment and what they cannot hold yet.
+#[derive(Debug)]
+pub(crate) struct Indexes {
+    pub(crate) offset: OffsetIndex,
+    pub(crate) time: TimeIndex,
+    /// The largest timestamp of the segment, -1 if there is none, and the last offset of the batch that had it.
+    max_timestamp: AtomicI64,
+    max_timestamp_offset: AtomicU64,
+    /// The entries of both that their files have.
+    entries_on_disk: AtomicUsize,
+}
+
+impl Segment {
+    /// Opens the segment of a partition directory that begins at `base_offset`, for reading alone. Nothing is
+    /// written, not even a missing index, and no lock is taken: a segment that is being appended to is seen as it
+    /// is at this moment.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if there is no such log file or it cannot be read, [`Error::TooLarge`] if it is larger than
+    /// a segment can be (2 GiB).
+    pub fn open(directory: impl AsRef<Path>, base_offset: u64) -> Result<Self> {
+        let pool = FilePool::new(Arc::new(Disk::open(directory)?), 1, true, true);
+        let file = pool.file(file_name(Path::new(""), base_offset, FileKind::Log));
+        let log = LogFile::new(file, base_offset, 0);
+        let size = log.size()?;
+        if size > i32::MAX as u64 {
+            let limit = i32::MAX as u64;
+            return Err(Error::TooLarge { what: "a segment", size, limit, setting: "Kafka's format" });
+        }
+        log.publish(size);
+        Ok(Segment::sealed(Arc::new(log), PathBuf::new(), DEFAULT_INDEX_INTERVAL))
+    }
+
+    /// The offset that names the segment: no record in it lies below.
+    pub fn base_offset(&self) -> u64 {
+        self.log.base_offset()
+    }
+
+    /// The bytes of its log file that can be read.
+    pub fn size(&self) -> u64 {
+        self.log.readable()
+    }
+
+    /// The path of its log file.
+    pub fn path(&self) -> PathBuf {
+        self.log.path()
+    }
+
+    /// Its offset index, loaded if need be, or rebuilt from the log if it is missing or damaged.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the log cannot be read.
+    pub fn with_offset_index<T>(&self, look: impl FnOnce(&OffsetIndex) -> T) -> Result<T> {
+        Ok(look(&self.indexes()?.offset))
+    }
+
+    /// Its time index, as [`with_offset_index`](Self::with_offset_index).
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the log cannot be read.
+    pub fn with_time_index<T>(&self, look: impl FnOnce(&TimeIndex) -> T) -> Result<T> {
+        Ok(look(&self.indexes()?.time))
+    }
+
+    /// Its batches from the first on, each verified. Stops after the first error.
+    pub fn batches(&self) -> SegmentBatches {
+        SegmentBatches { reader: BatchReader::new(Arc::clone(&self.log), 0), end: self.size(), failed: false }
+    }
+
+    pub(crate) fn sealed(log: Arc<LogFile>, directory: PathBuf, index_interval: u64) -> Self {
+        Segment::with_form(log, directory, index_interval, false)
+    }
+
+    fn with_form(log: Arc<LogFile>, directory: PathBuf, index_interval: u64, active: bool) -> Self {
+        Segment {
+            log,
+            directory,
+            active,
+            index_interval,
+            indexes: Arc::default(),
+            loading: Mutex::default(),
+            rebuilt: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn log(&self) -> &Arc<LogFile> {
+        &self.log
+    }
+
+    pub(crate) fn is_active(&self) -> bool {
+        self.active
+    }
+
+    /// The largest timestamp of its records, -1 if they have none, and where to find it.
+    pub(crate) fn max_timestamp(&self) -> Result<(i64, u64)> {
+        let indexes = self.indexes()?;
+        let offset = indexes.max_timestamp_offset.load(Ordering::Acquire);
+        Ok((indexes.max_timestamp.load(Ordering::Acquire), offset))
+    }
+
+    /// A batch boundary at or before the first batch that reaches `offset`, confirmed by the batch found there.
+    pub(crate) fn position_hint(&self, offset: u64) -> Result<u64> {
+        let hint = self.indexes()?.offset.lookup(offset);
+        if hint.position == 0 || self.confirms(hint.offset, hint.position)? {
+            return Ok(hint.position);
+        }
+        // The index lies, or the batch is damaged. Either way the log decides.
+        if !self.active && !self.rebuilt.swap(true, Ordering::AcqRel) {
+            let indexes = self.rebuild()?;
+            let rebuilt = indexes.offset.lookup(offset).position;
+            self.keep(indexes);
+            return Ok(rebuilt);
+        }
+        Ok(0)
+    }
+
+    /// Whether a batch that ends at `offset` begins at `position`. An append of several batches at once may have
+    /// noted the last offset of all of them (older Kafka), so ending below it is checked by walking on.
+    fn confirms(&self, offset: u64, position: u64) -> Result<bool> {
+        let mut reader = BatchReader::new(Arc::clone(&self.log), position);
+        let end = self.log.readable();
+        loop {
+            match reader.next(end) {
+                Ok(Some(batch)) if batch.last_offset() == offset => return Ok(true),
+                Ok(Some(batch)) if batch.last_offset() < offset => {}
+                Ok(_) | Err(Unreadable::Damaged(_)) => return Ok(false),
+                Err(Unreadable::Failed(error)) => return Err(error),
+            }
+        }
+    }
+
+    pub(crate) fn indexes(&self) -> Result<Arc<Indexes>> {
+        if let Some(indexes) = self.indexes.load_full() {
+            return Ok(indexes);
+        }
+        let _one_at_a_time = self.loading.lock();
+        if let Some(indexes) = self.indexes.load_full() {
+            return Ok(indexes);
+        }
+        let loaded = match self.load() {
+            Ok(loaded) => loaded,
+            Err(_) => {
+                self.rebuilt.store(true, Ordering::Release);
+                self.rebuild()?
+            }
+        };
+        Ok(self.keep(loaded))
+    }
+
+    /// Uses these indexes, if there are any, instead of those on disk.
+    pub(crate) fn adopt(&self, indexes: Option<Arc<Indexes>>) {
+        self.indexes.store(indexes);
+    }
+
+    fn keep(&self, indexes: Indexes) -> Arc<Indexes> {
+        let indexes = Arc::new(indexes);
+        self.indexes.store(Some(Arc::clone(&indexes)));
+        indexes
+    }
+
+    /// Both indexes from their files.
+    fn load(&self) -> Result<Indexes> {
+        let (pool, base, end) = (self.log.file().pool(), self.base_offset(), self.log.readable());
+        let name = |kind| file_name(&self.directory, base, kind);
+        let map = pool.may_map() && !self.active;
+        let offset = OffsetIndex::load(pool.fs(), &name(FileKind::OffsetIndex), base, map)?;
+        let time = TimeIndex::load(pool.fs(), &name(FileKind::TimeIndex), base, map)?;
+        if map {
+            pool.mapped(Arc::downgrade(&self.indexes) as Weak<dyn Forget>);
+        }
+        if offset.last().is_some_and(|last| last.position >= end) {
+            let detail = "its last entry points behind the end of the log".into();
+            return Err(Error::Corruption { path: self.path(), position: 0, offset: base, detail });
+        }
+        let (offset, time) =
+            if self.active { (offset.to_active(u64::MAX, end), time.to_active(u64::MAX)) } else { (offset, time) };
+        let indexes = Indexes::new(offset, time);
+        indexes.entries_on_disk.store(indexes.offset.len() + indexes.time.len(), Ordering::Relaxed);
+        Ok(indexes)
+    }
+
+    /// Both indexes from the log itself, in memory. Damaged stretches of the log are left out.
+    fn rebuild(&self) -> Result<Indexes> {
+        let end = self.log.readable();
+        let indexes = Arc::new(Indexes::empty(self.base_offset()));
+        let mut indexer = Indexer::new(Arc::clone(&indexes), self.index_interval);
+        let mut reader = BatchReader::new(Arc::clone(&self.log), 0);
+        let mut next_offset = self.base_offset();
+        loop {
+            let position = reader.position();
+            match reader.next(end) {
+                Ok(Some(batch)) => {
+                    // Where offsets jump or go back there may be damage, for the reader to report. The checksum
+                    // does not cover them, so nothing is noted that the batch before does not vouch for.
+                    let header = batch.header();
+                    if header.base_offset == next_offset || !header.base_offset_known() {
+                        indexer.note(header, position)?;
+                    }
+                    next_offset = header.next_offset();
+                }
+                Ok(None) => break,
+                Err(Unreadable::Failed(error)) => return Err(error),
+                Err(Unreadable::Damaged(_)) => {
+                    match find_batch_after(&self.log, position + 1, end, next_offset)? {
+                        Some(found) => reader.seek(found),
+                        None => break,
+                    }
+                }
+            }
+        }
+        indexer.finish()?;
+        drop(indexer);
+        Ok(Arc::try_unwrap(indexes).unwrap_or_else(|shared| Indexes::copy(&shared)))
+    }
+
+    /// Writes both indexes to their files if there are entries that the files do not have yet.
+    pub(crate) fn write_grown_indexes(&self) -> Result<()> {
+        let Some(indexes) = self.indexes.load_full() else { return Ok(()) };
+        if indexes.offset.len() + indexes.time.len() > indexes.entries_on_disk.load(Ordering::Acquire) {
+            return self.write_indexes();
+        }
+        Ok(())
+    }
+
+    /// Writes both indexes to their files.
+    pub(crate) fn write_indexes(&self) -> Result<()> {
+        let indexes = self.indexes()?;
+        let entries = indexes.offset.len() + indexes.time.len();
+        let fs = self.log.file().pool().fs();
+        let name = |kind| file_name(&self.directory, self.base_offset(), kind);
+        indexes.offset.write(fs, &name(FileKind::OffsetIndex))?;
+        indexes.time.write(fs, &name(FileKind::TimeIndex))?;
+        indexes.entries_on_disk.store(entries, Ordering::Release);
+        Ok(())
+    }
+}
+
+impl Forget for ArcSwapOption<Indexes> {
+    fn forget(&self) {
+        self.store(None);
+    }
+}
+
+const DEFAULT_INDEX_INTERVAL: u64 = 4096;
+
+impl Indexes {
+    fn new(offset: OffsetIndex, time: TimeIndex) -> Self {
+        let last = time.last();
+        Indexes {
+            max_timestamp: AtomicI64::new(last.map_or(-1, |last| last.timestamp)),
+            max_timestamp_offset: AtomicU64::new(last.map_or(offset.base_offset(), |last| last.offset)),
+            entries_on_disk: AtomicUsize::new(0),
+            offset,
+            time,
+        }
+    }
+
+    pub(crate) fn empty(base_offset: u64) -> Self {
+        Indexes::new(OffsetIndex::new(base_offset), TimeIndex::new(base_offset))
+    }
+
+    /// The entries on disk for the part of a log below an offset and a position, open for more.
+    pub(crate) fn load_below(
+        pool: &FilePool,
+        directory: &Path,
+        base_offset: u64,
+        offset: u64,
+        position: u64,
+    ) -> Result<Self> {
+        let name = |kind| file_name(directory, base_offset, kind);
+        let offsets = OffsetIndex::load(pool.fs(), &name(FileKind::OffsetIndex), base_offset, false)?;
+        let times = TimeIndex::load(pool.fs(), &name(FileKind::TimeIndex), base_offset, false)?;
+        Ok(Indexes::new(offsets.to_active(offset, position), times.to_active(offset)))
+    }
+
+    fn copy(other: &Indexes) -> Self {
+        Indexes::new(other.offset.to_active(u64::MAX, u64::MAX), other.time.to_active(u64::MAX))
+    }
+}
+
+/// Notes batches in the indexes as they come (Kafka's `LogSegment.append`).
+#[derive(Debug)]
+pub(crate) struct Indexer {
+    indexes: Arc<Indexes>,
+    interval: u64,
+    bytes_since_entry: u64,
+}
+
+impl Indexer {
+    pub(crate) fn new(indexes: Arc<Indexes>, interval: u64) -> Self {
+        Indexer { indexes, interval, bytes_since_entry: 0 }
+    }
+
+    /// Takes note of the batch at `position`, with an index entry if enough bytes came since the last.
+    pub(crate) fn note(&mut self, header: &BatchHeader, position: u64) -> Result<()> {
+        self.note_raw(header.last_offset, position, header.size, header.max_timestamp)
+    }
+
+    pub(crate) fn note_raw(&mut self, last_offset: u64, position: u64, size: u64, max_timestamp: i64) -> Result<()> {
+        if max_timestamp > self.indexes.max_timestamp.load(Ordering::Relaxed) {
+            self.indexes.max_timestamp_offset.store(last_offset, Ordering::Release);
+            self.indexes.max_timestamp.store(max_timestamp, Ordering::Release);
+        }
+        if self.bytes_since_entry > self.interval {
+            self.indexes.offset.append(last_offset, position)?;
+            self.finish()?;
+            self.bytes_since_entry = 0;
+        }
+        self.bytes_since_entry += size;
+        Ok(())
+    }
+
+    pub(crate) fn into_indexes(self) -> Arc<Indexes> {
+        self.indexes
+    }
+
+    /// Notes the largest timestamp so far, as the last entry of a sealed segment must.
+    pub(crate) fn finish(&self) -> Result<()> {
+        let timestamp = self.indexes.max_timestamp.load(Ordering::Relaxed);
+        let offset = self.indexes.max_timestamp_offset.load(Ordering::Relaxed);
+        self.indexes.time.maybe_append(timestamp, offset)
+    }
+}
+
+/// The segment that is appended to: the one writer of its log file and indexes.
+#[derive(Debug)]
+pub(crate) struct ActiveSegment {
+    segment: Arc<Segment>,
+    /// Where the next batch goes. Readers see only what was published, which may end before.
+    position: u64,
+    /// Opened with the first append.
+    indexer: Option<Indexer>,
+    /// The largest timestamp of the first append; what rolling by time counts from (Kafka's rolling timestamp).
+    rolling_timestamp: Option<i64>,
+    created: i64,
+}
+
+impl ActiveSegment {
+    /// A new segment with an empty log file.
+    pub(crate) fn create(
+        pool: &Arc<FilePool>,
+        directory: &Path,
+        base_offset: u64,
+        index_interval: u64,
+        now: i64,
+    ) -> Result<Self> {
+        let log = Arc::new(LogFile::create(pool, directory, base_offset)?);
+        let segment = Segment::with_form(log, directory.to_path_buf(), index_interval, true);
+        segment.keep(Indexes::empty(base_offset));
+        Ok(ActiveSegment { segment: Arc::new(segment), position: 0, indexer: None, rolling_timestamp: None, created: now })
+    }
+
+    /// An existing log file of which `position` bytes are valid and may be read. If no indexes are given, they are
+    /// loaded with the first use.
+    pub(crate) fn reopen(
+        log: Arc<LogFile>,
+        directory: &Path,
+        index_interval: u64,
+        indexes: Option<Arc<Indexes>>,
+        created: i64,
+    ) -> Self {
+        let position = log.readable();
+        let segment = Segment::with_form(log, directory.to_path_buf(), index_interval, true);
+        segment.indexes.store(indexes);
+        let segment = Arc::new(segment);
+        ActiveSegment { segment, position, indexer: None, rolling_timestamp: None, created }
+    }
+
+    pub(crate) fn segment(&self) -> &Arc<Segment> {
+        &self.segment
+    }
+
+    pub(crate) fn base_offset(&self) -> u64 {
+        self.segment.base_offset()
+    }
+
+    /// Where the next batch goes: the bytes written so far.
+    pub(crate) fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Writes one batch behind the last, with its index entry if one is due. Does not publish it.
+    ///
+    /// On a failed write nothing has changed but, perhaps, bytes behind the end, which are cut if that succeeds.
+    pub(crate) fn append(&mut self, batch: &[u8], last_offset: u64, max_timestamp: i64) -> Result<()> {
+        let indexer = match &mut self.indexer {
+            Some(indexer) => indexer,
+            None => {
+                let indexes = self.segment.indexes()?;
+                self.indexer.insert(Indexer::new(indexes, self.segment.index_interval))
+            }
+        };
+        let log = self.segment.log();
+        if let Err(error) = log.write(batch, self.position) {
+            // If this fails as well, the next batch is written over what is left, or recovery cuts it.
+            let _ = log.cut(self.position);
+            return Err(error);
+        }
+        indexer.note_raw(last_offset, self.position, batch.len() as u64, max_timestamp)?;
+        if self.position == 0 {
+            self.rolling_timestamp = Some(max_timestamp);
+        }
+        self.position += batch.len() as u64;
+        Ok(())
+    }
+
+    /// Forgets what was written behind `position` and never published. Index entries for it may stay; they are
+    /// hints that no batch will confirm.
+    pub(crate) fn go_back(&mut self, position: u64) {
+        self.position = position;
+        self.indexer = None;
+    }
+
+    /// How long it has been appended to, in milliseconds, by the records' own time if they have one. An empty
+    /// segment has not.
+    pub(crate) fn age(&mut self, timestamp: i64, now: i64) -> i64 {
+        if self.position == 0 {
+            return 0;
+        }
+        let rolling = match self.rolling_timestamp {
+            Some(rolling) => rolling,
+            None => {
+                let mut reader = BatchReader::new(Arc::clone(self.segment.log()), 0);
+                let first = reader.peek(self.position).ok().flatten();
+                *self.rolling_timestamp.insert(first.map_or(-1, |header| header.max_timestamp))
+            }
+        };
+        if rolling >= 0 { timestamp.saturating_sub(rolling) } else { now.saturating_sub(self.created) }
+    }
+
+    /// The entries that its larger index holds, in bytes of the file.
+    pub(crate) fn index_bytes(&self) -> u64 {
+        let Some(indexes) = self.segment.indexes.load_full() else { return 0 };
+        let offset = indexes.offset.len() * crate::format::OffsetIndexEntry::SIZE;
+        // Kafka keeps the last slot of a time index for the entry made when it is sealed.
+        let time = (indexes.time.len() + 1) * crate::format::TimeIndexEntry::SIZE;
+        offset.max(time) as u64
+    }
+
+    /// Ends it: its indexes get their last entry. The result reads the same log file, with the same indexes in
+    /// memory until their files are written.
+    pub(crate) fn seal(self) -> Arc<Segment> {
+        let active = self.segment;
+        let sealed = Segment::sealed(Arc::clone(&active.log), active.directory.clone(), active.index_interval);
+        if let Some(indexes) = active.indexes.load_full() {
+            // An entry that is refused would only have been a hint.
+            let _ = Indexer::new(Arc::clone(&indexes), 0).finish();
+            sealed.indexes.store(Some(indexes));
+        }
+        Arc::new(sealed)
+    }
+
+    /// Writes the indexes as they are to their files, with their last entry as if sealed.
+    pub(crate) fn write_indexes(&self) -> Result<()> {
+        Indexer::new(self.segment.indexes()?, 0).finish()?;
+        self.segment.write_indexes()
+    }
+}
+
+/// The batches of one segment; made by [`Segment::batches`].
+#[derive(Debug)]
+pub struct SegmentBatches {
+    reader: BatchReader,
+    end: u64,
+    failed: bool,
+}
+
+impl SegmentBatches {
+    /// The byte position in the log file at which the next batch begins, or the damaged one that stopped the
+    /// iteration.
+    pub fn position(&self) -> u64 {
+        self.reader.position()
+    }
+
+    /// Goes on behind the damage that stopped the iteration, at the next batch that can be read. Returns the
+    /// position of that batch, or `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the file cannot be read.
+    pub fn skip_damage(&mut self) -> Result<Option<u64>> {
+        let found = find_batch_after(self.reader.log(), self.reader.position() + 1, self.end, 0)?;
+        self.reader.seek(found.unwrap_or(self.end));
+        self.failed = false;
+        Ok(found)
+    }
+}
+
+impl Iterator for SegmentBatches {
+    type Item = Result<RecordBatch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.failed {
+            return None;
+        }
+        let position = self.reader.position();
+        let log = Arc::clone(self.reader.log());
+        let next = self.reader.next(self.end).map_err(|unreadable| match unreadable {
+            Unreadable::Damaged(error) => log.corruption(position, log.base_offset(), error),
+            Unreadable::Failed(error) => error,
+        });
+        self.failed = next.is_err();
+        next.transpose()
+    }
+}

@@ -1,0 +1,223 @@
+//! Creating, changing and deleting topics. The manifest is written first: a crash leaves a topic whole or none.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::RwLock;
+
+use super::config::TopicConfig;
+use super::dir_name;
+use super::manifest::{MANIFEST_FILE, Manifest, ManifestTopic};
+use super::partitioner::DefaultPartitioner;
+use super::store::Shared;
+use super::topic::{Slot, TopicState};
+use crate::error::{Error, Result};
+use crate::format::PartitionMetadata;
+use crate::fs::{OpenMode, full_path, replace_file, retry, sync_dir, write_all_at};
+use crate::types::{TopicName, TopicPartition};
+
+impl Shared {
+    pub(super) fn create_topic(&self, name: TopicName, config: TopicConfig) -> Result<Arc<TopicState>> {
+        let _in_order = self.changing.lock();
+        self.check_writable("create a topic in")?;
+        let effective = config.or(&self.options.topic_defaults);
+        let resolved = effective.resolve()?;
+        for existing in self.topics.read().keys() {
+            if *existing == name {
+                return Err(Error::TopicExists { topic: name.to_string() });
+            }
+            if existing.collides_with(&name) {
+                let reason = "another topic's name differs from it only in `.` and `_`";
+                return Err(Error::InvalidName { kind: "topic", name: name.to_string(), reason });
+            }
+        }
+        let state = Arc::new(TopicState {
+            name: name.clone(),
+            id: self.random_id(),
+            config: RwLock::new(config),
+            sparse: AtomicBool::new(resolved.cleanup_policy.compact),
+            slots: RwLock::new((0..effective.partition_count()).map(|_| Slot::Failed).collect()),
+            partitioner: DefaultPartitioner::new(self.fs.random()),
+        });
+        self.write_manifest_with(Some(&state), None)?;
+        // From here on it exists, even if its directories have to wait for room: opening the store makes them.
+        self.topics.write().insert(name.clone(), Arc::clone(&state));
+        let made = self.make_partitions(&state, 0);
+        if made.is_err() && self.write_manifest_with(None, Some(&state)).is_ok() {
+            self.topics.write().remove(&name);
+            self.remove_empty_directories(&state, 0);
+        }
+        made.map(|()| state)
+    }
+
+    pub(super) fn add_partitions(&self, state: &TopicState, count: u32) -> Result<()> {
+        let _in_order = self.changing.lock();
+        self.check_writable("add partitions in")?;
+        let before = state.slots.read().len() as u32;
+        if count <= before || count > i32::MAX as u32 {
+            let reason = format!("topic {} has {before}; there can only be more", state.name);
+            return Err(Error::InvalidConfig { key: "partitions".into(), value: count.to_string(), reason });
+        }
+        let grow = || state.slots.write().resize_with(count as usize, || Slot::Failed);
+        let shrink = || state.slots.write().truncate(before as usize);
+        grow();
+        let made = self.write_manifest().and_then(|()| self.make_partitions(state, before));
+        if made.is_err() {
+            shrink();
+            self.remove_empty_directories(state, before);
+            // If this fails as well, the next opening makes the partitions.
+            let _ = self.write_manifest();
+        }
+        made
+    }
+
+    pub(super) fn configure<'a>(
+        &self,
+        state: &TopicState,
+        changes: impl IntoIterator<Item = (&'a str, Option<&'a str>)>,
+    ) -> Result<()> {
+        let _in_order = self.changing.lock();
+        self.check_writable("configure a topic in")?;
+        let before = state.config.read().clone();
+        let mut config = before.clone();
+        config.update(changes)?;
+        let resolved = config.or(&self.options.topic_defaults).resolve()?;
+        *state.config.write() = config;
+        if resolved.cleanup_policy.compact {
+            state.sparse.store(true, Ordering::Relaxed);
+        }
+        if let Err(error) = self.write_manifest() {
+            *state.config.write() = before;
+            return Err(error);
+        }
+        for partition in state.open_partitions() {
+            partition.set_config(resolved.clone());
+        }
+        Ok(())
+    }
+
+    pub(super) fn delete_topic(&self, state: &TopicState) -> Result<()> {
+        let _in_order = self.changing.lock();
+        self.check_writable("delete a topic in")?;
+        // This is the moment: a crash from here on ends with the topic gone.
+        self.write_manifest_marking(state)?;
+        self.topics.write().remove(&state.name);
+        let delay = state.config.read().or(&self.options.topic_defaults).resolve()?.file_delete_delay_ms;
+        let due = self.options.clock.monotonic().saturating_add(Duration::from_millis(delay.max(0) as u64));
+        for partition in state.open_partitions() {
+            partition.abandon();
+        }
+        let count = state.slots.read().len() as u32;
+        for number in 0..count {
+            let id = state.partition_id(number);
+            self.positions.lock().forget(&id);
+            if let Some(doomed) = self.rename_away(&id)? {
+                self.doomed.lock().push((doomed, due));
+            }
+        }
+        sync_dir(&*self.fs, Path::new(""))?;
+        self.write_manifest()
+    }
+
+    /// Gives a partition directory the name under which Kafka, too, would remove it.
+    pub(super) fn rename_away(&self, id: &TopicPartition) -> Result<Option<PathBuf>> {
+        let from = PathBuf::from(id.to_string());
+        let to = dir_name::delete_name(id, self.random_id());
+        match retry(|| self.fs.rename(&from, Path::new(&to))) {
+            Ok(()) => Ok(Some(to.into())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io("rename", &full_path(&*self.fs, &from), error)),
+        }
+    }
+
+    fn make_partitions(&self, state: &TopicState, from: u32) -> Result<()> {
+        let count = state.slots.read().len() as u32;
+        for number in from..count {
+            self.make_directory(state, number)?;
+        }
+        sync_dir(&*self.fs, Path::new(""))?;
+        for number in from..count {
+            let partition = self.open_partition(state, number, false)?;
+            self.fill(state, number, partition);
+        }
+        Ok(())
+    }
+
+    /// Neither the directory nor the file in it is synced here: what is missing after a crash is made again.
+    pub(super) fn make_directory(&self, state: &TopicState, number: u32) -> Result<()> {
+        let directory = state.directory(number);
+        match retry(|| self.fs.create_dir(&directory)) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                return Err(Error::io("create", &full_path(&*self.fs, &directory), error));
+            }
+            _ => {}
+        }
+        self.write_partition_metadata(state, &directory)
+    }
+
+    pub(super) fn write_partition_metadata(&self, state: &TopicState, directory: &Path) -> Result<()> {
+        let name = directory.join(PartitionMetadata::FILE_NAME);
+        let failed = |error| Error::io("write", &full_path(&*self.fs, &name), error);
+        let bytes = PartitionMetadata::new(state.id).encode();
+        let _ = self.fs.remove_file(&name);
+        let file = retry(|| self.fs.open(&name, OpenMode::CreateNew)).map_err(failed)?;
+        write_all_at(&*file, &bytes, 0).map_err(failed)
+    }
+
+    fn remove_empty_directories(&self, state: &TopicState, from: u32) {
+        let count = state.slots.read().len() as u32;
+        for number in from..count.max(from) {
+            let directory = state.directory(number);
+            self.remove_tree(&directory);
+        }
+    }
+
+    pub(super) fn check_writable(&self, action: &'static str) -> Result<()> {
+        if self.options.read_only {
+            return Err(Error::ReadOnly { action, path: self.fs.root().to_path_buf() });
+        }
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::Closed { what: format!("the store {}", self.fs.root().display()) });
+        }
+        Ok(())
+    }
+
+    pub(super) fn write_manifest(&self) -> Result<()> {
+        self.write_manifest_with(None, None)
+    }
+
+    fn write_manifest_marking(&self, deleting: &TopicState) -> Result<()> {
+        let mut topics = self.manifest_topics();
+        for topic in topics.iter_mut().filter(|topic| topic.name == deleting.name) {
+            topic.deleting = true;
+        }
+        replace_file(&*self.fs, Path::new(MANIFEST_FILE), &Manifest { topics }.encode())
+    }
+
+    fn write_manifest_with(&self, added: Option<&TopicState>, removed: Option<&TopicState>) -> Result<()> {
+        let mut topics = self.manifest_topics();
+        topics.retain(|topic| removed.is_none_or(|removed| removed.name != topic.name));
+        topics.extend(added.map(TopicState::to_manifest));
+        replace_file(&*self.fs, Path::new(MANIFEST_FILE), &Manifest { topics }.encode())
+    }
+
+    fn manifest_topics(&self) -> Vec<ManifestTopic> {
+        self.topics.read().values().map(|state| state.to_manifest()).collect()
+    }
+}
+
+impl TopicState {
+    fn to_manifest(&self) -> ManifestTopic {
+        let config = self.config.read();
+        ManifestTopic {
+            name: self.name.clone(),
+            id: self.id,
+            partitions: self.slots.read().len() as u32,
+            sparse: self.sparse.load(Ordering::Relaxed),
+            deleting: false,
+            config: config.entries().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! [`Positions`]: from where each partition must be recovered, in our own file and in Kafka's.
+//!
+//! Kafka's files carry no checksum, and a broker may have run in between. So our file, which does, also holds the
+//! CRC-32 of Kafka's recovery points as we wrote them, before and after: if they are neither, somebody else wrote,
+//! and each recovery point is the lower of the two.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::Path;
+
+use super::checkpoints::{CHECKPOINT_FILE, Checkpoint, PartitionCheckpoint as Stored};
+use crate::error::{Error, Result};
+use crate::format::{OffsetCheckpoint, OffsetCheckpointEntry};
+use crate::fs::{FileSystem, read_file, replace_file};
+use crate::partition::PartitionCheckpoint;
+use crate::types::TopicPartition;
+
+const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
+const LOG_STARTS: &str = "log-start-offset-checkpoint";
+/// Of checkpoints of 10 million partitions; a length beyond that is damage.
+const FILE_BYTES_MAX: u64 = 1 << 30;
+
+/// What was last written down, or is about to be.
+#[derive(Debug, Default)]
+pub(super) struct Positions {
+    partitions: BTreeMap<TopicPartition, PartitionCheckpoint>,
+    /// The CRC-32 of Kafka's file of recovery points as it lies on disk.
+    kafka_checksum: u32,
+}
+
+impl Positions {
+    /// Reads both files. Also says whether another program has written Kafka's since we did.
+    ///
+    /// A file that is missing or damaged is no error: recovery then reads more of the log.
+    pub(super) fn read(fs: &dyn FileSystem) -> Result<(Self, bool)> {
+        let text = optional(read_file(fs, Path::new(RECOVERY_POINTS), FILE_BYTES_MAX))?;
+        let kafka_checksum = text.as_deref().map_or(0, crc32fast::hash);
+        let ours = optional(read_file(fs, Path::new(CHECKPOINT_FILE), FILE_BYTES_MAX))?;
+        let ours = ours.and_then(|bytes| Checkpoint::decode(&bytes).ok());
+        let kafkas = match &text {
+            Some(text) => offsets(text),
+            None => HashMap::new(),
+        };
+        let Some(ours) = ours else {
+            let log_starts = optional(read_file(fs, Path::new(LOG_STARTS), FILE_BYTES_MAX))?;
+            let log_starts = log_starts.as_deref().map(offsets).unwrap_or_default();
+            let partitions = kafkas.into_iter().map(|(id, recovery_point)| {
+                let log_start = log_starts.get(&id).copied();
+                (id, PartitionCheckpoint { log_start, recovery_point, place: None, clean: false })
+            });
+            return Ok((Positions { partitions: partitions.collect(), kafka_checksum }, false));
+        };
+        let undisturbed = text.is_none() || ours.kafka_checksums.contains(&kafka_checksum);
+        let mut partitions = BTreeMap::new();
+        for (id, stored) in ours.partitions {
+            let known = if undisturbed { known(&stored) } else { disturbed(&stored, kafkas.get(&id).copied()) };
+            partitions.insert(id, known);
+        }
+        Ok((Positions { partitions, kafka_checksum }, !undisturbed))
+    }
+
+    pub(super) fn get(&self, id: &TopicPartition) -> Option<PartitionCheckpoint> {
+        self.partitions.get(id).copied()
+    }
+
+    pub(super) fn forget(&mut self, id: &TopicPartition) {
+        self.partitions.remove(id);
+    }
+
+    /// Takes note of new positions of some partitions; those of the others stay as they were.
+    pub(super) fn update(&mut self, positions: impl IntoIterator<Item = (TopicPartition, PartitionCheckpoint)>) {
+        self.partitions.extend(positions);
+    }
+
+    /// Writes both files, ours first, so that Kafka's is never newer than what ours says of it.
+    pub(super) fn write(&mut self, fs: &dyn FileSystem) -> Result<()> {
+        let entries = |offset: fn(&PartitionCheckpoint) -> Option<u64>| {
+            let entry = |(id, position): (&TopicPartition, &PartitionCheckpoint)| {
+                let topic = id.topic.to_string();
+                Some(OffsetCheckpointEntry { topic, partition: id.partition, offset: offset(position)? })
+            };
+            OffsetCheckpoint { entries: self.partitions.iter().filter_map(entry).collect() }.encode()
+        };
+        let text = entries(|position| Some(position.recovery_point));
+        let log_starts = entries(|position| position.log_start.filter(|&start| start > 0));
+        let checksum = crc32fast::hash(&text);
+        let ours = Checkpoint {
+            kafka_checksums: [checksum, self.kafka_checksum],
+            partitions: self.partitions.iter().map(|(id, position)| (id.clone(), stored(position))).collect(),
+        };
+        replace_file(fs, Path::new(CHECKPOINT_FILE), &ours.encode())?;
+        replace_file(fs, Path::new(RECOVERY_POINTS), &text)?;
+        self.kafka_checksum = checksum;
+        replace_file(fs, Path::new(LOG_STARTS), &log_starts)
+    }
+}
+
+fn known(stored: &Stored) -> PartitionCheckpoint {
+    PartitionCheckpoint {
+        log_start: Some(stored.log_start),
+        recovery_point: stored.recovery_point,
+        place: Some((stored.segment_base, stored.position)),
+        clean: stored.clean,
+    }
+}
+
+/// Another program wrote since: what we knew of places and starts says nothing any more.
+fn disturbed(stored: &Stored, kafkas: Option<u64>) -> PartitionCheckpoint {
+    let recovery_point = stored.recovery_point.min(kafkas.unwrap_or(0));
+    PartitionCheckpoint { log_start: None, recovery_point, place: None, clean: false }
+}
+
+fn stored(position: &PartitionCheckpoint) -> Stored {
+    let (segment_base, place) = position.place.unwrap_or((position.recovery_point, 0));
+    Stored {
+        log_start: position.log_start.unwrap_or(0),
+        recovery_point: position.recovery_point,
+        segment_base,
+        position: place,
+        clean: position.clean,
+    }
+}
+
+/// The offsets in one of Kafka's files, or none if it is damaged.
+fn offsets(text: &[u8]) -> HashMap<TopicPartition, u64> {
+    let entries = OffsetCheckpoint::decode(text).map(|checkpoint| checkpoint.entries).unwrap_or_default();
+    let id = |entry: OffsetCheckpointEntry| {
+        let id = TopicPartition::from_dir_name(&format!("{}-{}", entry.topic, entry.partition))?;
+        Some((id, entry.offset))
+    };
+    entries.into_iter().filter_map(id).collect()
+}
+
+fn optional(read: Result<Vec<u8>>) -> Result<Option<Vec<u8>>> {
+    match read {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(Error::TooLarge { .. }) => Ok(None),
+        Err(Error::Io { source, .. })
+            if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,367 @@
+//! [`Store`]: a directory of topics, its lock, and what it writes down about them.
+//!
+//! | file | whose | what |
+//! | --- | --- | --- |
+//! | `.lock` | Kafka's | held while the store is open |
+//! | `.kafka_cleanshutdown` | Kafka's | there while the store is closed in good order |
+//! | `recovery-point-offset-checkpoint`, `log-start-offset-checkpoint` | Kafka's | for a broker that takes over |
+//! | `annals.manifest` | ours | topics: names, ids, partitions, settings |
+//! | `annals.checkpoint` | ours | recovery points with their positions |
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+
+use super::config::TopicConfig;
+use super::options::StoreOptions;
+use super::positions::Positions;
+use super::topic::{Topic, TopicState};
+use crate::error::{Error, Result};
+use crate::format::CLEAN_SHUTDOWN;
+use crate::fs::{EntryKind, FileSystem, Lock, full_path, replace_file, retry};
+use crate::partition::{CheckpointSink, Partition};
+use crate::storage::FilePool;
+use crate::types::{TopicName, TopicPartition};
+
+const LOCK: &str = ".lock";
+pub(super) const CLEAN_SHUTDOWN_MARKER: &str = ".kafka_cleanshutdown";
+/// The metadata log of a KRaft controller: a partition by its name alone.
+pub(super) const CLUSTER_METADATA: &str = "__cluster_metadata";
+
+/// A directory that holds topics, open in this process alone.
+///
+/// Dropping it closes it in good order, as far as that goes without anybody to report a failure to;
+/// [`close`](Store::close) reports it.
+///
+/// ```
+/// use annals::{Record, Store, TopicConfig};
+/// # let directory = tempfile::tempdir().unwrap();
+/// let store = Store::open(directory.path())?;
+/// let topic = store.create_topic("events", TopicConfig::new().partitions(2))?;
+/// topic.append(&Record::new("it happened"))?;
+/// store.close()?;
+///
+/// let store = Store::open(directory.path())?;
+/// assert_eq!(store.topics().len(), 1);
+/// # Ok::<(), annals::Error>(())
+/// ```
+///
+/// A process that forks must not use the store in the child: the lock belongs to the parent alone.
+pub struct Store {
+    shared: Arc<Shared>,
+}
+
+/// What opening a store found besides what its partitions report.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StoreReport {
+    /// Whether the store was closed in good order.
+    pub clean: bool,
+    /// What a user should hear about: files rebuilt, partitions that could not be opened.
+    pub warnings: Vec<String>,
+    /// Files and directories that are none of ours. They are left alone.
+    pub unknown: Vec<PathBuf>,
+}
+
+/// What [`Store::maintain`] did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MaintenanceReport {
+    /// Partitions that were synced because their interval had passed.
+    pub synced: Vec<TopicPartition>,
+    /// Directories of deleted topics that were removed for good.
+    pub removed: Vec<PathBuf>,
+}
+
+/// What the store's handles share.
+pub(super) struct Shared {
+    pub(super) fs: Arc<dyn FileSystem>,
+    pub(super) pool: Arc<FilePool>,
+    pub(super) options: StoreOptions,
+    lock: Mutex<Option<Box<dyn Lock>>>,
+    pub(super) topics: RwLock<BTreeMap<TopicName, Arc<TopicState>>>,
+    /// Held while topics are created, changed and deleted, so that the manifest follows them in order.
+    pub(super) changing: Mutex<()>,
+    /// What was last written down, also of partitions that cannot be opened now.
+    pub(super) positions: Mutex<Positions>,
+    /// Directories of deleted topics, and when to remove them.
+    pub(super) doomed: Mutex<Vec<(PathBuf, Duration)>>,
+    pub(super) closed: AtomicBool,
+    pub(super) report: Mutex<StoreReport>,
+    pub(super) sink: Arc<Sink>,
+}
+
+/// Lets partitions ask for a checkpoint without keeping the store alive.
+#[derive(Debug, Default)]
+pub(super) struct Sink(Mutex<Weak<Shared>>);
+
+impl CheckpointSink for Sink {
+    fn checkpoint(&self) -> Result<()> {
+        let shared = self.0.lock().upgrade();
+        shared.map_or(Ok(()), |shared| shared.write_positions())
+    }
+}
+
+impl Store {
+    /// Opens the store in a directory, which is created if need be. A directory written by a Kafka broker opens,
+    /// too.
+    ///
+    /// Damage in a partition is no error of the store: that partition says so, the others work. Look at
+    /// [`report`](Store::report) and at [`Partition::recovery_report`].
+    ///
+    /// # Errors
+    /// [`Error::Locked`] if it is open elsewhere; [`Error::UnsupportedFormat`] if a newer version wrote it;
+    /// [`Error::Io`] and its kin if the directory itself cannot be used.
+    pub fn open(path: impl AsRef<Path>) -> Result<Store> {
+        StoreOptions::new().open(path)
+    }
+
+    /// Settings for opening a store otherwise than by default.
+    pub fn options() -> StoreOptions {
+        StoreOptions::new()
+    }
+
+    pub(super) fn open_with(options: StoreOptions, fs: Arc<dyn FileSystem>) -> Result<Store> {
+        let pool = FilePool::new(Arc::clone(&fs), options.max_open_files, options.read_only, options.map_indexes);
+        let lock = if options.read_only { None } else { Some(take_lock(&*fs)?) };
+        let shared = Arc::new(Shared {
+            fs,
+            pool,
+            options,
+            lock: Mutex::new(lock),
+            topics: RwLock::default(),
+            changing: Mutex::default(),
+            positions: Mutex::default(),
+            doomed: Mutex::default(),
+            closed: AtomicBool::new(false),
+            report: Mutex::default(),
+            sink: Arc::default(),
+        });
+        *shared.sink.0.lock() = Arc::downgrade(&shared);
+        shared.load()?;
+        Ok(Store { shared })
+    }
+
+    /// Its directory.
+    pub fn path(&self) -> &Path {
+        self.shared.fs.root()
+    }
+
+    /// Makes a topic.
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`] for an illegal name, or one that collides with another topic's by Kafka's rule
+    /// (`.` and `_` alike); [`Error::TopicExists`]; [`Error::InvalidConfig`]; otherwise as the system calls fail.
+    pub fn create_topic(&self, name: impl AsRef<str>, config: TopicConfig) -> Result<Topic> {
+        let state = self.shared.create_topic(TopicName::new(name)?, config)?;
+        Ok(self.handle(state))
+    }
+
+    /// A topic by its name.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTopic`].
+    pub fn topic(&self, name: impl AsRef<str>) -> Result<Topic> {
+        let name = name.as_ref();
+        let unknown = || Error::UnknownTopic { topic: name.chars().take(260).collect() };
+        let known = TopicName::new(name).map_err(|_| unknown())?;
+        let state = self.shared.topics.read().get(&known).cloned().ok_or_else(unknown)?;
+        Ok(self.handle(state))
+    }
+
+    /// All topics, ordered by name.
+    pub fn topics(&self) -> Vec<Topic> {
+        self.shared.topics.read().values().map(|state| self.handle(Arc::clone(state))).collect()
+    }
+
+    /// Deletes a topic with everything in it. It is gone at once; its files are removed by a
+    /// [`maintain`](Store::maintain) after the topic's `file.delete.delay.ms`, or when the store is opened next, so
+    /// that readers under way can finish.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTopic`]; otherwise as the system calls fail.
+    pub fn delete_topic(&self, name: impl AsRef<str>) -> Result<()> {
+        let topic = self.topic(name)?;
+        self.shared.delete_topic(&topic.state)
+    }
+
+    /// What opening found.
+    pub fn report(&self) -> StoreReport {
+        self.shared.report.lock().clone()
+    }
+
+    /// One pass over everything that is due: syncs of topics with an interval, a checkpoint, removal of deleted
+    /// topics. Call it from time to time, say every second.
+    ///
+    /// # Errors
+    /// The first failure; the rest of the pass is done nevertheless.
+    pub fn maintain(&self) -> Result<MaintenanceReport> {
+        self.shared.maintain()
+    }
+
+    /// Makes everything appended so far durable, and writes that down, so that opening after a crash is quick.
+    ///
+    /// # Errors
+    /// The first failure; the other partitions are flushed nevertheless.
+    pub fn flush(&self) -> Result<()> {
+        self.shared.flush()
+    }
+
+    /// Closes the store in good order: everything is synced, and the next opening need not read any log.
+    ///
+    /// Handles that are left can still read what is there; appends are refused.
+    ///
+    /// # Errors
+    /// The first failure. The store is closed nevertheless, and the next opening recovers what has to be.
+    pub fn close(self) -> Result<()> {
+        self.shared.close()
+    }
+
+    fn handle(&self, state: Arc<TopicState>) -> Topic {
+        Topic { state, store: Arc::downgrade(&self.shared) }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // Nobody is there to hear of a failure; the next opening recovers.
+        let _ = self.shared.close();
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("path", &self.path()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("root", &self.fs.root()).finish_non_exhaustive()
+    }
+}
+
+fn take_lock(fs: &dyn FileSystem) -> Result<Box<dyn Lock>> {
+    retry(|| fs.lock(Path::new(LOCK))).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => Error::Locked { path: fs.root().to_path_buf() },
+        _ => Error::io("lock", &full_path(fs, Path::new(LOCK)), error),
+    })
+}
+
+impl Shared {
+    pub(super) fn topic_defaults(&self) -> &TopicConfig {
+        &self.options.topic_defaults
+    }
+
+    /// Writes down how far every partition is safe.
+    pub(super) fn write_positions(&self) -> Result<()> {
+        let mut positions = self.positions.lock();
+        for partition in self.open_partitions_now() {
+            positions.update([(partition.id().clone(), partition.checkpoint())]);
+        }
+        positions.write(&*self.fs)
+    }
+
+    fn open_partitions_now(&self) -> Vec<Partition> {
+        self.topics.read().values().flat_map(|state| state.open_partitions()).collect()
+    }
+
+    fn maintain(&self) -> Result<MaintenanceReport> {
+        self.check_writable("maintain")?;
+        let mut report = MaintenanceReport::default();
+        let mut failed = Ok(());
+        for partition in self.open_partitions_now() {
+            match partition.sync_if_due() {
+                Ok(true) => report.synced.push(partition.id().clone()),
+                Ok(false) => {}
+                Err(error) => failed = failed.and(Err(error)),
+            }
+        }
+        report.removed = self.remove_doomed();
+        let written = if report.synced.is_empty() { Ok(()) } else { self.write_positions() };
+        failed.and(written).map(|()| report)
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.check_writable("flush")?;
+        let mut failed = Ok(());
+        for partition in self.open_partitions_now() {
+            let flushed = partition.flush().and_then(|()| partition.persist_indexes());
+            failed = failed.and(flushed);
+        }
+        failed.and(self.write_positions())
+    }
+
+    /// Removes the directories of deleted topics whose time has come. What cannot be removed is tried again.
+    pub(super) fn remove_doomed(&self) -> Vec<PathBuf> {
+        let now = self.options.clock.monotonic();
+        let mut removed = Vec::new();
+        self.doomed.lock().retain(|(directory, due)| {
+            let gone = *due <= now && self.remove_tree(directory);
+            if gone {
+                removed.push(directory.clone());
+            }
+            !gone
+        });
+        removed
+    }
+
+    /// Removes a partition directory with the files in it. Returns whether it is gone.
+    pub(super) fn remove_tree(&self, directory: &Path) -> bool {
+        let Ok(entries) = retry(|| self.fs.list(directory)) else { return false };
+        for entry in entries.iter().filter(|entry| entry.kind != EntryKind::Directory) {
+            let _ = retry(|| self.fs.remove_file(&directory.join(&entry.name)));
+        }
+        retry(|| self.fs.remove_dir(directory)).is_ok()
+    }
+
+    fn close(&self) -> Result<()> {
+        let _in_order = self.changing.lock();
+        if self.closed.swap(true, Ordering::AcqRel) || self.options.read_only {
+            return Ok(());
+        }
+        let closed = self.close_in_order();
+        self.lock.lock().take();
+        closed
+    }
+
+    fn close_in_order(&self) -> Result<()> {
+        let mut failed = Ok(());
+        let mut all_clean = true;
+        let mut ends = Vec::new();
+        for state in self.topics.read().values() {
+            let open = state.open_partitions();
+            // One that did not open is not known to be whole.
+            all_clean &= open.len() == state.slots.read().len();
+            for partition in open {
+                match partition.close() {
+                    Ok(end) => {
+                        all_clean &= end.clean;
+                        ends.push((partition.id().clone(), end));
+                    }
+                    Err(error) => {
+                        ends.push((partition.id().clone(), partition.checkpoint()));
+                        failed = failed.and(Err(error));
+                    }
+                }
+            }
+        }
+        {
+            let mut positions = self.positions.lock();
+            positions.update(ends);
+            failed = failed.and(positions.write(&*self.fs));
+        }
+        failed?;
+        if all_clean {
+            // Last, when everything it stands for is on disk.
+            replace_file(&*self.fs, Path::new(CLEAN_SHUTDOWN_MARKER), CLEAN_SHUTDOWN)?;
+        }
+        Ok(())
+    }
+}
