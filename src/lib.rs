@@ -2,7 +2,6 @@
 
 pub mod clock;
 pub mod error;
-pub mod format;
 pub mod fs;
 mod types;
 

@@ -10,6 +10,7 @@
 
 mod disk;
 mod mapping;
+mod path;
 mod simulated;
 
 use std::fmt::Debug;
@@ -19,7 +20,7 @@ use std::sync::Arc;
 
 pub use disk::Disk;
 pub use mapping::Mapping;
-pub use simulated::{Crash, Fault, SimulatedDisk};
+pub use simulated::{Call, Crash, Fault, SimulatedDisk, When};
 
 use crate::error::{Error, Result};
 
