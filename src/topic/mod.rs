@@ -1,0 +1,1 @@
+//! Named partitions in a directory.
