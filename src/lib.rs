@@ -22,4 +22,5 @@ pub mod format {
 
 pub use error::{Error, FormatError, Result};
 pub use partition::{CleanupPolicy, CompressionType, Durability, LogConfig};
+pub use topic::{ConfigEntry, TopicConfig};
 pub use types::{OFFSET_MAX, TOPIC_NAME_BYTES_MAX, TopicName, TopicPartition, Uuid};

@@ -2,4 +2,5 @@
 
 mod config;
 
+pub(crate) use config::DURABILITY_FORMS;
 pub use config::{CleanupPolicy, CompressionType, Durability, LogConfig};

@@ -1,1 +1,5 @@
 //! Named partitions in a directory.
+
+mod config;
+
+pub use config::{ConfigEntry, TopicConfig};
