@@ -1,0 +1,21 @@
+//! Topics and the store that holds them: names, settings, directories, and what is written down about them.
+
+mod changes;
+mod checkpoints;
+mod config;
+mod dir_name;
+mod framed;
+mod loading;
+mod manifest;
+mod options;
+mod partitioner;
+mod positions;
+mod store;
+#[expect(clippy::module_inception, reason = "the file is named after its type")]
+mod topic;
+
+pub use config::{ConfigEntry, TopicConfig};
+pub use options::StoreOptions;
+pub use partitioner::{DefaultPartitioner, Partitioner, murmur2, partition_for_key};
+pub use store::{MaintenanceReport, Store, StoreReport};
+pub use topic::{Placed, Topic};
