@@ -11,7 +11,7 @@ use super::config::TopicConfig;
 use super::dir_name;
 use super::manifest::{MANIFEST_FILE, Manifest, ManifestTopic};
 use super::partitioner::DefaultPartitioner;
-use super::store::Shared;
+use super::store::{PARTITION_METADATA, Shared};
 use super::topic::{Slot, TopicState};
 use crate::error::{Error, Result};
 use crate::format::PartitionMetadata;
@@ -158,9 +158,9 @@ impl Shared {
     }
 
     pub(super) fn write_partition_metadata(&self, state: &TopicState, directory: &Path) -> Result<()> {
-        let name = directory.join(PartitionMetadata::FILE_NAME);
+        let name = directory.join(PARTITION_METADATA);
         let failed = |error| Error::io("write", &full_path(&*self.fs, &name), error);
-        let bytes = PartitionMetadata::new(state.id).encode();
+        let bytes = PartitionMetadata::new(state.id).encode().into_bytes();
         let _ = self.fs.remove_file(&name);
         let file = retry(|| self.fs.open(&name, OpenMode::CreateNew)).map_err(failed)?;
         write_all_at(&*file, &bytes, 0).map_err(failed)
