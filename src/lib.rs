@@ -22,5 +22,5 @@ pub mod format {
 
 pub use error::{Error, FormatError, Result};
 pub use partition::{CleanupPolicy, CompressionType, Durability, LogConfig};
-pub use topic::{ConfigEntry, TopicConfig};
+pub use topic::{ConfigEntry, DefaultPartitioner, Partitioner, TopicConfig, murmur2, partition_for_key};
 pub use types::{OFFSET_MAX, TOPIC_NAME_BYTES_MAX, TopicName, TopicPartition, Uuid};
