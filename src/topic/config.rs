@@ -285,7 +285,7 @@ const KEYS: &[Key] = &[
         doc: "What happens to old records: delete, compact, or both." },
     Key { name: "compression.gzip.level", default: "-1", apply: |log, text| level(&mut log.compression_gzip_level, text, 1..=9),
         doc: "The level of gzip, 1 to 9; -1 is its own default." },
-    // `Lz4Compression` and `ZstdCompression` know no -1 for "the codec's own"; -1 is a level of zstd.
+    // By Kafka's `CompressionType` only gzip knows -1 as "the codec's own"; for zstd it is a level like others.
     Key { name: "compression.lz4.level", default: "9", apply: |log, text| some(&mut log.compression_lz4_level, text, 1..=17),
         doc: "The level of LZ4, 1 to 17." },
     Key { name: "compression.type", default: "producer", apply: |log, text| one_of(&mut log.compression, text, COMPRESSION_TYPES),
@@ -325,6 +325,7 @@ const KEYS: &[Key] = &[
     Key { name: "remote.log.copy.disable", default: "false", apply: |_, text| only(text, "false"), doc: TIERED },
     Key { name: "remote.log.delete.on.disable", default: "false", apply: |_, text| only(text, "false"), doc: TIERED },
     Key { name: "remote.storage.enable", default: "false", apply: |_, text| only(text, "false"), doc: TIERED },
+    // Kafka takes any negative number as no limit; here a slip of the pen is not one.
     Key { name: "retention.bytes", default: "-1", apply: |log, text| limit(&mut log.retention_bytes, text),
         doc: "The size of a partition above which its oldest segments go; -1 is no limit." },
     Key { name: "retention.ms", default: "604800000", apply: |log, text| limit(&mut log.retention_ms, text),
