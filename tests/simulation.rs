@@ -251,8 +251,9 @@ fn first_seed() -> u64 {
 }
 
 /// Runs a check so that whatever fails in it says how to repeat it.
-fn labelled(label: impl Fn() -> String, check: impl FnOnce() + std::panic::UnwindSafe) {
-    if let Err(panic) = std::panic::catch_unwind(check) {
+fn labelled(label: impl Fn() -> String, check: impl FnOnce()) {
+    // What is broken by the panic is not looked at again: the panic goes on.
+    if let Err(panic) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(check)) {
         eprintln!("repeat with {}", label());
         std::panic::resume_unwind(panic);
     }
@@ -356,7 +357,7 @@ fn any_call_that_fails_breaks_no_promise() {
                 let mut model = Model::default();
                 let label =
                     || format!("ANNALS_SIMULATION_SEED={seed}: {level}, {fault:?} at call {call}, ever after {ever_after}");
-                labelled(label, std::panic::AssertUnwindSafe(|| run(&disk, level, seed, &mut model)));
+                labelled(label, || run(&disk, level, seed, &mut model));
                 disk.heal();
                 for crash in [Crash::ProcessKill, Crash::PowerCut { seed: 2 + call }] {
                     let durable_only = crash != Crash::ProcessKill;

@@ -780,8 +780,15 @@ impl Log {
         if !matches!(was, State::Ready) {
             return Ok(self.checkpoint());
         }
-        let end = self.writer.lock().next_offset;
+        let (end, unsynced_names) = {
+            let writer = self.writer.lock();
+            (writer.next_offset, writer.created > writer.created_synced)
+        };
         self.sync_to(end)?;
+        if unsynced_names {
+            // A clean start does not look whether the directory was ever synced.
+            sync_dir(self.fs(), self.directory())?;
+        }
         self.persist_indexes()?;
         Ok(PartitionCheckpoint { clean: true, ..self.checkpoint() })
     }
