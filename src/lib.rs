@@ -3,7 +3,6 @@
 pub mod clock;
 pub mod error;
 pub mod format;
-pub mod fs;
 mod types;
 
 pub use error::{Error, FormatError, Result};
