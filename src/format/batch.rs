@@ -217,7 +217,7 @@ impl BatchHeader {
 
     /// The offset after the last one that the batch takes up.
     pub fn next_offset(&self) -> u64 {
-        self.last_offset + 1
+        self.last_offset.saturating_add(1)
     }
 
     /// The sequence number of the last record as first written, -1 for none.
@@ -229,9 +229,10 @@ impl BatchHeader {
         }
     }
 
-    /// The last offset relative to the first. (Both are at most `i32::MAX` apart in anything that was parsed or built.)
-    fn last_offset_delta(&self) -> i32 {
-        (self.last_offset - self.base_offset) as i32
+    /// The last offset relative to the first: at most `i32::MAX` in every header that was parsed or built.
+    pub(super) fn last_offset_delta(&self) -> i32 {
+        let delta = self.last_offset.saturating_sub(self.base_offset);
+        i32::try_from(delta).unwrap_or(i32::MAX)
     }
 
     /// Writes the header over the front of `batch`, which holds the records behind it already, and the checksum of both.
@@ -259,7 +260,8 @@ impl BatchHeader {
         BigEndian::write_i16(&mut header[PRODUCER_EPOCH..BASE_SEQUENCE], self.producer_epoch);
         BigEndian::write_i32(&mut header[BASE_SEQUENCE..RECORDS_COUNT], self.base_sequence);
         BigEndian::write_u32(&mut header[RECORDS_COUNT..RECORDS], self.records_count.unwrap_or_default());
-        write_crc(batch)
+        write_crc(batch);
+        Ok(())
     }
 
     fn attributes(&self) -> u8 {
@@ -449,7 +451,8 @@ pub fn stamp_append_time(batch: &mut [u8], millis: i64) -> Result<(), FormatErro
     let header = current_header(batch)?;
     header[ATTRIBUTES + 1] |= APPEND_TIME_FLAG;
     BigEndian::write_i64(&mut header[MAX_TIMESTAMP..PRODUCER_ID], millis);
-    write_crc(batch)
+    write_crc(batch);
+    Ok(())
 }
 
 fn current_header(batch: &mut [u8]) -> Result<&mut [u8; RECORD_BATCH_OVERHEAD], FormatError> {
@@ -465,13 +468,12 @@ fn current_header(batch: &mut [u8]) -> Result<&mut [u8; RECORD_BATCH_OVERHEAD], 
     }
 }
 
-fn write_crc(batch: &mut [u8]) -> Result<(), FormatError> {
+fn write_crc(batch: &mut [u8]) {
     let (head, covered) = batch.split_at_mut_checked(ATTRIBUTES).unwrap_or_default();
     let crc = crc32c(covered);
     if let Some(field) = head.get_mut(CRC..) {
         field.copy_from_slice(&crc.to_be_bytes());
     }
-    Ok(())
 }
 
 /// What compaction leaves of a v2 batch none of whose records stay: its header alone, which keeps its offsets and its

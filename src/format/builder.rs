@@ -58,8 +58,10 @@ impl Default for BatchOptions {
 }
 
 impl BatchOptions {
-    /// What compaction must keep when it writes a batch again with fewer records: everything but the records. The codec
-    /// gets its default level, the delete horizon stays as it is.
+    /// What compaction must keep when it writes a v2 batch again with fewer records: everything but the records. The codec
+    /// gets its default level, the delete horizon stays as it is. (A legacy message has less to keep, and what its
+    /// compressed form calls base offset is not: set `base_offset` to that of the first record and leave out
+    /// `last_offset_delta`.)
     pub fn rewriting(header: &BatchHeader) -> Self {
         BatchOptions {
             base_offset: header.base_offset,
@@ -77,7 +79,7 @@ impl BatchOptions {
             transactional: header.transactional,
             control: header.control,
             delete_horizon: header.delete_horizon,
-            last_offset_delta: Some((header.last_offset - header.base_offset) as u32),
+            last_offset_delta: Some(header.last_offset_delta().unsigned_abs()),
         }
     }
 

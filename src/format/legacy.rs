@@ -84,15 +84,6 @@ impl Prefix {
     }
 }
 
-/// Key and value of a message, which end it.
-fn read_body<'a>(reader: &mut Reader<'a>) -> Result<(Option<&'a [u8]>, Option<&'a [u8]>), FormatError> {
-    let key_length = reader.i32("message key length")?;
-    let key = reader.nullable(key_length, "message key")?;
-    let value_length = reader.i32("message value length")?;
-    let value = reader.nullable(value_length, "message value")?;
-    Ok((key, value))
-}
-
 /// What the prefix of a message says, in the words of a batch header.
 pub(super) fn parse_header(bytes: &[u8]) -> Result<BatchHeader, FormatError> {
     let prefix = Prefix::read(&mut Reader::new(bytes))?;
@@ -157,7 +148,10 @@ impl<'a> Message<'a> {
         let covered = bytes.get(CRC_COVERS_FROM..).unwrap_or_default();
         let mut body = Reader::new(bytes);
         Prefix::read(&mut body)?;
-        let (key, value) = read_body(&mut body)?;
+        let key_length = body.i32("message key length")?;
+        let key = body.nullable(key_length, "message key")?;
+        let value_length = body.i32("message value length")?;
+        let value = body.nullable(value_length, "message value")?;
         body.finish("the message")?;
         Ok(Message { prefix, covered, key, value })
     }

@@ -278,8 +278,11 @@ struct Span {
 }
 
 impl Span {
-    /// `part` must be a part of `whole`.
+    /// `part` must be empty or a part of `whole`.
     fn of(part: &[u8], whole: &[u8]) -> Self {
+        if part.is_empty() {
+            return Span { start: 0, end: 0 };
+        }
         let start = part.as_ptr().addr() - whole.as_ptr().addr();
         Span { start: start as u32, end: (start + part.len()) as u32 }
     }
