@@ -98,7 +98,9 @@ pub enum Error {
 
     /// A write or sync failed earlier, so nothing more is acknowledged on this partition until it is reopened
     /// ([`Partition::reopen`](crate::Partition::reopen)). Reads of what was acknowledged go on.
-    #[error("{partition} is closed to appends since {action} failed: {cause}; call reopen once the disk is well")]
+    #[error(
+        "{partition} is closed to appends since {action} failed: {cause}; call reopen once the disk is well"
+    )]
     Poisoned {
         /// The partition, as `topic-number`.
         partition: String,
@@ -162,7 +164,9 @@ pub enum Error {
     },
 
     /// A read asked for an offset outside the log.
-    #[error("offset {requested} is outside the log of {partition}: it holds {log_start} to {log_end} (exclusive)")]
+    #[error(
+        "offset {requested} is outside the log of {partition}: it holds {log_start} to {log_end} (exclusive)"
+    )]
     OffsetOutOfRange {
         /// The partition, as `topic-number`.
         partition: String,
@@ -175,7 +179,9 @@ pub enum Error {
     },
 
     /// An offset index entry was offered out of order.
-    #[error("index entry for offset {offset} at position {position} does not follow the last one ({last_offset})")]
+    #[error(
+        "index entry for offset {offset} at position {position} does not follow the last one ({last_offset})"
+    )]
     IndexOrder {
         /// The offset offered.
         offset: u64,

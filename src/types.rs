@@ -38,7 +38,8 @@ impl TopicName {
             "it is longer than 249 bytes"
         } else if name == "." || name == ".." {
             "`.` and `..` are directories"
-        } else if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')) {
+        } else if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+        {
             "only a-z, A-Z, 0-9, `.`, `_` and `-` are allowed"
         } else {
             return Ok(TopicName(name.into()));
