@@ -140,10 +140,7 @@ impl FileSystem for Disk {
         // Closing any descriptor of a file drops the lock that the process holds on it.
         if let Some(descriptors) = HELD.lock().get_mut(&identity(&stat)) {
             descriptors.push(file);
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "it is a lock file, and its lock is held",
-            ));
+            return Err(held_lock());
         }
         Ok(Arc::new(DiskFile { file: file.into() }))
     }

@@ -326,6 +326,9 @@ impl State {
             return Err(Errno::INVAL.into());
         }
         if let Some(replaced) = replaced {
+            if self.holds(replaced, from.0) {
+                return Err(Errno::NOTEMPTY.into());
+            }
             self.may_replace(id, replaced)?;
         }
         Arc::make_mut(&mut self.node_mut(from.0).names).remove(&from.1);
