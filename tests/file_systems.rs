@@ -1,4 +1,5 @@
 //! The contract of `FileSystem`, on the real disk and on the simulated one, and that both behave alike.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
