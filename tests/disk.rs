@@ -1,5 +1,5 @@
 //! What only a real disk has: links, FIFOs, modes, other processes, a root that moves.
-#![cfg(unix)]
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
 use std::io::{BufRead, BufReader, ErrorKind, Write};

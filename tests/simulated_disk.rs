@@ -253,6 +253,10 @@ fn a_killed_process_loses_handles_and_locks_but_no_bytes() {
     assert_eq!(image.read("a").unwrap(), b"x");
     assert_eq!((image.open_files(), image.calls()), (0, 0));
     assert!(image.lock(path(".lock")).is_ok());
+    let unnamed = create(&disk, "unnamed");
+    unnamed.write_at(&[0; 100], 0).unwrap();
+    disk.remove_file(path("unnamed")).unwrap();
+    assert_eq!(disk.crash(Crash::ProcessKill).used(), image.used());
     // What was not synced before the kill still is not.
     assert_eq!(cut(&image, 0).read("a"), None);
     image.open(path("a"), OpenMode::Read).unwrap().sync().unwrap();

@@ -35,6 +35,7 @@ pub(super) fn after_kill(state: &State, seed: u64) -> State {
     nodes.iter_mut().for_each(|node| node.opened = 0);
     let mut image = State::of_nodes(nodes, seed);
     image.pending.clone_from(&state.pending);
+    image.release_all();
     image
 }
 

@@ -426,6 +426,11 @@ impl State {
         }
     }
 
+    /// Releases what was only held by handles that are gone.
+    pub(super) fn release_all(&mut self) {
+        (0..self.nodes.len()).for_each(|id| self.release(id));
+    }
+
     /// Makes the names of a directory durable.
     ///
     /// A rename between two directories waits for both, and until then a crash leaves either the old name or the
