@@ -215,6 +215,11 @@ impl BatchHeader {
         })
     }
 
+    /// Whether [`base_offset`](Self::base_offset) is what it says: of a compressed legacy message it is not known.
+    pub fn base_offset_known(&self) -> bool {
+        self.magic >= MAGIC_2 || self.compression == Compression::None
+    }
+
     /// The offset after the last one that the batch takes up.
     pub fn next_offset(&self) -> u64 {
         self.last_offset.saturating_add(1)
@@ -443,16 +448,36 @@ pub fn stamp_append_time(batch: &mut [u8], millis: i64) -> Result<(), FormatErro
     if millis < 0 {
         return Err(FormatError::Invalid { what: "append time", found: millis, expected: "at least 0" });
     }
+    let header = whole_batch(batch)?;
+    header[ATTRIBUTES + 1] |= APPEND_TIME_FLAG;
+    BigEndian::write_i64(&mut header[MAX_TIMESTAMP..PRODUCER_ID], millis);
+    write_crc(batch);
+    Ok(())
+}
+
+/// Corrects the largest timestamp of an encoded v2 batch, and computes the checksum again.
+///
+/// # Errors
+/// [`FormatError`] if `batch` is not exactly one v2 batch or `millis` is below -1, which is none. The batch is unchanged
+/// then.
+pub fn stamp_max_timestamp(batch: &mut [u8], millis: i64) -> Result<(), FormatError> {
+    if millis < -1 {
+        return Err(FormatError::Invalid { what: "largest timestamp", found: millis, expected: "at least -1" });
+    }
+    let header = whole_batch(batch)?;
+    BigEndian::write_i64(&mut header[MAX_TIMESTAMP..PRODUCER_ID], millis);
+    write_crc(batch);
+    Ok(())
+}
+
+/// The header of bytes that are exactly one v2 batch.
+fn whole_batch(batch: &mut [u8]) -> Result<&mut [u8; RECORD_BATCH_OVERHEAD], FormatError> {
     let available = batch.len() as u64;
     let size = Frame::parse(batch)?.size;
     if available != size {
         return Err(FormatError::Short { what: "the batch", needed: size, available });
     }
-    let header = current_header(batch)?;
-    header[ATTRIBUTES + 1] |= APPEND_TIME_FLAG;
-    BigEndian::write_i64(&mut header[MAX_TIMESTAMP..PRODUCER_ID], millis);
-    write_crc(batch);
-    Ok(())
+    current_header(batch)
 }
 
 fn current_header(batch: &mut [u8]) -> Result<&mut [u8; RECORD_BATCH_OVERHEAD], FormatError> {

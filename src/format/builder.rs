@@ -209,6 +209,14 @@ impl BatchBuilder {
         self.write(delta, record.timestamp, record.key, record.value, headers)
     }
 
+    /// The largest timestamp that the finished batch will have; -1 is none.
+    pub fn max_timestamp(&self) -> i64 {
+        match self.options.timestamp_type {
+            TimestampType::CreateTime => self.max_timestamp,
+            TimestampType::LogAppendTime => self.options.append_time,
+        }
+    }
+
     /// The number of records pushed.
     pub fn len(&self) -> usize {
         self.count as usize
