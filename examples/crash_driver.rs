@@ -58,9 +58,10 @@ fn append(directory: &str, count: u64) -> annals::Result<u8> {
     let threads = threads();
     // With several appenders only a prefix of what was acknowledged may be said, in order.
     let order = Mutex::new(Prefix { next: partition.log_end(), early: Default::default() });
+    let share = |thread: u64| count / threads + u64::from(thread < count % threads);
+    let run = |thread| append_some(&partition, thread, share(thread), &order);
     std::thread::scope(|scope| {
-        let share = |thread: u64| count / threads + u64::from(thread < count % threads);
-        let run = |thread| append_some(&partition, thread, share(thread), &order);
+        let run = &run;
         let others: Vec<_> = (1..threads).map(|thread| scope.spawn(move || run(thread))).collect();
         let mine = run(0);
         others.into_iter().map(|other| other.join().expect("an appender panicked")).fold(mine, Result::and)
@@ -79,11 +80,11 @@ fn append_some(partition: &Partition, thread: u64, count: u64, order: &Mutex<Pre
     let start = if threads() == 1 { partition.log_end() } else { (thread + 1) << 56 | partition.log_end() << 20 };
     for number in start..start + count {
         let offset = partition.append(&Record::new(&payload(number)))?;
-        let mut order = order.lock().expect("an appender panicked");
-        order.early.insert(offset);
-        while order.early.remove(&{ order.next }) {
-            say(&format!("ack {}", order.next));
-            order.next += 1;
+        let Prefix { next, early } = &mut *order.lock().expect("an appender panicked");
+        early.insert(offset);
+        while early.remove(next) {
+            say(&format!("ack {next}"));
+            *next += 1;
         }
     }
     Ok(())

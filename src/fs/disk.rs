@@ -1,8 +1,8 @@
 //! [`Disk`]: the real file system, as a directory descriptor and system calls relative to it.
 //!
-//! One method is one system call, or the few that the contract of [`FileSystem`] needs; nothing is retried here.
-//! The standard library's directory iterator and path functions are not used: the former panics when closing
-//! fails, the latter follow links and a root that is swapped for another.
+//! One method is one system call, or the few that the contract of [`FileSystem`] needs; nothing is retried here
+//! but the opening of the root. The standard library's directory iterator and path functions are not used: the
+//! former panics when closing fails, the latter follow links and a root that is swapped for another.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -20,7 +20,7 @@ use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::path::{check, check_inner, held_lock, not_a_file};
-use super::{DirEntry, EntryKind, File, FileSystem, Lock, Mapping, Metadata, OpenMode};
+use super::{DirEntry, EntryKind, File, FileSystem, Lock, Mapping, Metadata, OpenMode, retry};
 use crate::error::{Error, Result};
 
 /// The real disk below one directory.
@@ -71,7 +71,7 @@ impl Disk {
     /// [`Error::Io`] if it is missing, no directory, or may not be read.
     pub fn open(root: impl AsRef<Path>) -> Result<Disk> {
         let root = root.as_ref();
-        let directory = open_root(root).map_err(|error| Error::io("open", root, error))?;
+        let directory = retry(|| open_root(root)).map_err(|error| Error::io("open", root, error))?;
         Ok(Disk { inner: Arc::new(Inner { root: root.to_path_buf(), directory }) })
     }
 
@@ -82,7 +82,7 @@ impl Disk {
     /// [`Error::Io`] or one of its siblings if a directory can be neither opened nor made nor synced.
     pub fn create(root: impl AsRef<Path>) -> Result<Disk> {
         let root = root.as_ref();
-        let directory = create_root(root).map_err(|error| Error::io("create", root, error))?;
+        let directory = retry(|| create_root(root)).map_err(|error| Error::io("create", root, error))?;
         Ok(Disk { inner: Arc::new(Inner { root: root.to_path_buf(), directory }) })
     }
 
@@ -140,10 +140,7 @@ impl FileSystem for Disk {
         // Closing any descriptor of a file drops the lock that the process holds on it.
         if let Some(descriptors) = HELD.lock().get_mut(&identity(&stat)) {
             descriptors.push(file);
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "it is a lock file, and its lock is held",
-            ));
+            return Err(held_lock());
         }
         Ok(Arc::new(DiskFile { file: file.into() }))
     }
@@ -437,8 +434,7 @@ fn signed(number: impl TryInto<i64>) -> i64 {
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn random() -> u64 {
     let mut bytes = [0; 8];
-    let filled =
-        super::retry(|| Ok(rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?));
+    let filled = retry(|| Ok(rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?));
     match filled {
         Ok(8) => u64::from_ne_bytes(bytes),
         _ => random_by_hash(),

@@ -237,3 +237,6 @@ pub(crate) fn parent(name: &Path) -> &Path {
 pub(crate) fn full_path(fs: &dyn FileSystem, name: &Path) -> PathBuf {
     if name.as_os_str().is_empty() { fs.root().to_path_buf() } else { fs.root().join(name) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -149,7 +149,7 @@ fn check_records(records: &[Record<'_>], config: &LogConfig, now: i64) -> Result
 }
 
 fn check_key(index: usize, has_key: bool, config: &LogConfig) -> Result<()> {
-    if config.compacts() && !has_key {
+    if config.cleanup_policy.compact && !has_key {
         let reason = "a compacted topic (cleanup.policy) needs a key in every record".into();
         return Err(Error::InvalidRecord { index, reason });
     }
@@ -175,14 +175,14 @@ fn check_timestamp(index: usize, timestamp: i64, config: &LogConfig, now: i64) -
 }
 
 fn check_batch_size(size: usize, config: &LogConfig) -> Result<()> {
-    let too_large = |limit, setting| {
-        let size = size as u64;
+    let too_large = |limit: u32, setting| {
+        let (size, limit) = (size as u64, u64::from(limit));
         Err(Error::TooLarge { what: "a batch", size, limit, setting })
     };
-    if size as u64 > config.max_message_bytes {
+    if size as u64 > u64::from(config.max_message_bytes) {
         return too_large(config.max_message_bytes, "max.message.bytes");
     }
-    if size as u64 > config.segment_bytes {
+    if size as u64 > u64::from(config.segment_bytes) {
         return too_large(config.segment_bytes, "segment.bytes");
     }
     Ok(())
@@ -227,11 +227,11 @@ fn check_encoded(bytes: &[u8], config: &LogConfig) -> Result<(RecordBatch, Recor
     if header.timestamp_type == TimestampType::LogAppendTime {
         return field("the timestamp type", 1, "0 (create time) in batches from clients");
     }
-    if header.producer_id >= 0 && header.base_sequence < 0 {
+    if header.producer_id.is_some() && header.base_sequence < 0 {
         return field("the base sequence", header.base_sequence.into(), "0 or more, since there is a producer id");
     }
-    let records = batch.records(config.decompressed_bytes_max).map_err(invalid)?;
-    if records.len() == 0 {
+    let records = batch.records(config.max_decompressed_bytes as usize).map_err(invalid)?;
+    if records.is_empty() {
         return field("the number of records", 0, "1 or more");
     }
     let span = header.last_offset - header.base_offset + 1;
@@ -257,7 +257,7 @@ fn recompress(batch: &RecordBatch, records: &RecordSet, config: &LogConfig) -> R
     };
     let options = BatchOptions {
         codec,
-        producer_id: header.producer_id,
+        producer_id: header.producer_id.unwrap_or(-1),
         producer_epoch: header.producer_epoch,
         base_sequence: header.base_sequence,
         transactional: header.transactional,
@@ -296,7 +296,7 @@ impl Log {
     fn write(&self, batch: Prepared<'_>, config: &LogConfig, options: AppendOptions) -> Result<Appended> {
         let durability = options.durability.map_or(config.durability, |asked| asked.stronger(config.durability));
         let size = batch.bytes.len() as u64;
-        let append_time = batch.append_time;
+        let (append_time, count) = (batch.append_time, batch.count);
         let (base_offset, last_offset, rolled) = {
             let mut writer = self.ready_writer()?;
             let (base_offset, last_offset) = self.place(&mut writer, batch, config)?;
@@ -306,7 +306,7 @@ impl Log {
             }
             (base_offset, last_offset, !writer.unindexed.is_empty())
         };
-        self.settle(last_offset + 1, size, durability)?;
+        self.settle(last_offset + 1, size, count, durability)?;
         self.keep_up(rolled, size)?;
         Ok(Appended { base_offset, last_offset, append_time })
     }
@@ -358,14 +358,14 @@ impl Log {
 impl LogConfig {
     /// The codec in which the topic stores batches; none if it keeps the producer's.
     fn codec(&self) -> Option<Codec> {
-        let compression = match self.compression_type {
+        let (compression, level) = match self.compression {
             CompressionType::Producer => return None,
-            CompressionType::Uncompressed => Compression::None,
-            CompressionType::Gzip => Compression::Gzip,
-            CompressionType::Snappy => Compression::Snappy,
-            CompressionType::Lz4 => Compression::Lz4,
-            CompressionType::Zstd => Compression::Zstd,
+            CompressionType::Uncompressed => (Compression::None, None),
+            CompressionType::Gzip => (Compression::Gzip, self.compression_gzip_level),
+            CompressionType::Snappy => (Compression::Snappy, None),
+            CompressionType::Lz4 => (Compression::Lz4, self.compression_lz4_level),
+            CompressionType::Zstd => (Compression::Zstd, self.compression_zstd_level),
         };
-        Some(Codec { compression, level: self.compression_level(compression) })
+        Some(Codec { compression, level })
     }
 }

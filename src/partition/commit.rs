@@ -28,8 +28,9 @@ struct Progress {
     syncing: bool,
     /// Counts syncs that failed; a waiter that sees it move was among those who lost.
     failures: u64,
-    /// Bytes appended since the last sync, and when that was; for intervals.
+    /// What was appended since the last sync, and when that was; for intervals.
     bytes_pending: u64,
+    records_pending: u64,
     last_sync: Duration,
 }
 
@@ -85,7 +86,7 @@ impl Log {
                 continue;
             }
             progress.syncing = true;
-            progress.bytes_pending = 0;
+            (progress.bytes_pending, progress.records_pending) = (0, 0);
             progress.last_sync = self.clock.monotonic();
             drop(progress);
             let result = {
@@ -157,23 +158,38 @@ impl Log {
     }
 
     /// Does what the durability of an append asks for, once it is written and the writer lock is released.
-    pub(super) fn settle(&self, end: u64, bytes: u64, durability: Durability) -> Result<()> {
+    pub(super) fn settle(&self, end: u64, bytes: u64, records: u64, durability: Durability) -> Result<()> {
         match durability {
             Durability::Synced => self.sync_to(end),
-            Durability::Interval { .. } => self.sync_if_due(bytes).map(drop),
-            Durability::Process => Ok(()),
+            _ => self.sync_if_due(bytes, records, durability).map(drop),
         }
     }
 
-    /// Syncs if so many bytes or so much time has passed since the last sync as the topic's interval allows.
-    pub(super) fn sync_if_due(&self, bytes: u64) -> Result<bool> {
-        let Durability::Interval { time, bytes: limit } = self.config.load().durability else { return Ok(false) };
+    /// Syncs if so much has been appended, or so much time has passed, since the last sync as is allowed: by the
+    /// interval, and by Kafka's `flush.messages` and `flush.ms`.
+    pub(super) fn sync_if_due(&self, bytes: u64, records: u64, durability: Durability) -> Result<bool> {
+        let config = self.config.load();
+        let flush_time = match config.flush_ms {
+            i64::MAX => Duration::MAX,
+            millis => Duration::from_millis(millis.max(0) as u64),
+        };
+        let (time, bytes_max) = match durability {
+            Durability::Interval { time, bytes } => (time.min(flush_time), bytes),
+            _ => (flush_time, u64::MAX),
+        };
+        if time == Duration::MAX && bytes_max == u64::MAX && config.flush_messages == i64::MAX as u64 {
+            return Ok(false);
+        }
         {
             let mut progress = self.commit.progress.lock();
             progress.bytes_pending += bytes;
+            progress.records_pending += records;
             let waited = self.clock.monotonic().saturating_sub(progress.last_sync);
+            let due = progress.bytes_pending >= bytes_max
+                || progress.records_pending >= config.flush_messages
+                || waited >= time;
             let pending = self.log_end.load(Ordering::Acquire) > progress.durable;
-            if !pending || progress.syncing || (progress.bytes_pending < limit && waited < time) {
+            if !due || !pending || progress.syncing {
                 return Ok(false);
             }
         }

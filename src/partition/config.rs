@@ -218,12 +218,15 @@ pub struct LogConfig {
     pub flush_ms: i64,
     /// `min.insync.replicas`: how many replicas must have a record that is acknowledged by all; at least 1.
     pub min_insync_replicas: u32,
-    /// `preallocate`: whether a new segment's file gets its full size at once.
+    /// `preallocate`: kept for Kafka's sake, without effect: a log file is as long as what is in it.
     pub preallocate: bool,
     /// `unclean.leader.election.enable`: whether a replica that lags may lead when no other is left.
     pub unclean_leader_election_enable: bool,
     /// `annals.durability`: what an append survives once it has returned.
     pub durability: Durability,
+    /// `annals.max.decompressed.bytes`: the largest content of a compressed batch; one that holds more is refused
+    /// while it is decompressed.
+    pub max_decompressed_bytes: u32,
 }
 
 #[cfg(test)]

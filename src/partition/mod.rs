@@ -244,17 +244,13 @@ impl Partition {
         self.log.accept_loss(first_lost)
     }
 
-    pub(crate) fn same_log(&self, other: &Partition) -> bool {
-        Arc::ptr_eq(&self.log, &other.log)
-    }
-
     pub(crate) fn set_config(&self, config: LogConfig) {
         self.log.config.store(Arc::new(config));
     }
 
     /// Syncs if the topic's interval has passed. Returns whether it did.
     pub(crate) fn sync_if_due(&self) -> Result<bool> {
-        self.log.sync_if_due(0)
+        self.log.sync_if_due(0, 0, self.log.config.load().durability)
     }
 
     /// Writes indexes that are only in memory to their files.

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 use super::{Log, Partition};
 use crate::error::{Error, FormatError, Result};
-use crate::format::{RecordBatch, RecordSetIntoIter, StoredRecord};
+use crate::format::{RecordBatch, IntoRecords, StoredRecord};
 use crate::storage::{BatchReader, Segment, Unreadable, find_batch_after};
 
 /// Up to which position a reader may look (Kafka's `FetchIsolation`).
@@ -140,7 +140,7 @@ impl Log {
 #[derive(Debug)]
 pub struct Records {
     cursor: Cursor,
-    current: Option<RecordSetIntoIter>,
+    current: Option<IntoRecords>,
     isolation: Isolation,
 }
 
@@ -156,7 +156,7 @@ impl Records {
         self.cursor.skip_damage()
     }
 
-    fn next_set(&mut self) -> Result<Option<RecordSetIntoIter>> {
+    fn next_set(&mut self) -> Result<Option<IntoRecords>> {
         let bound = self.cursor.log.bound(self.isolation);
         while let Some(batch) = self.cursor.next(bound)? {
             let header = batch.header();
@@ -164,7 +164,7 @@ impl Records {
                 self.cursor.wanted = header.next_offset();
                 continue;
             }
-            let limit = self.cursor.log.config.load().decompressed_bytes_max;
+            let limit = self.cursor.log.config.load().max_decompressed_bytes as usize;
             return match batch.records(limit) {
                 Ok(records) => Ok(Some(records.into_iter())),
                 Err(error) => Err(self.cursor.undecodable(&batch, &error)),

@@ -27,6 +27,7 @@ use super::commit::Commit;
 use super::{CheckpointSink, DurableMark, Log, LogConfig, Partition, State, Writer};
 use crate::clock::Clock;
 use crate::error::{Error, FormatError, Result};
+use crate::format::BatchHeader;
 use crate::fs::{EntryKind, full_path, retry, sync_dir, write_all_at};
 use crate::storage::file_name::{FileKind, Stage, file_name, parse_file_name};
 use crate::storage::{
@@ -141,7 +142,7 @@ impl Unopened {
     }
 
     fn assemble(self, mut parts: Vec<Part>, outcome: Outcome, report: RecoveryReport) -> Result<Partition> {
-        let interval = self.config.index_interval_bytes;
+        let interval = self.config.index_interval_bytes.into();
         let first_base = parts.first().map(|part| part.log.base_offset());
         let checkpointed = self.checkpoint.and_then(|checkpoint| checkpoint.log_start);
         let log_start = checkpointed.unwrap_or(first_base.unwrap_or(0)).min(outcome.next_offset);
@@ -333,7 +334,7 @@ impl Recovery<'_> {
         // The index knows the way, and its word is checked against the batch found there.
         let file = self.from.pool.file(part.log.file().name().to_path_buf());
         let log = Arc::new(LogFile::new(file, base, part.size));
-        let segment = Segment::sealed(log, self.from.directory.clone(), self.from.config.index_interval_bytes);
+        let segment = Segment::sealed(log, self.from.directory.clone(), self.from.config.index_interval_bytes.into());
         let position = segment.position_hint(recovery_point)?;
         Ok(Some((at, position, (position == 0).then_some(base))))
     }
@@ -356,7 +357,8 @@ impl Recovery<'_> {
             let Some(base) = self.parts.get(index).map(|part| part.log.base_offset()) else { break };
             let position = if index == at { position } else { 0 };
             if index > at {
-                if base != next_offset && (base < next_offset || !self.from.sparse) {
+                let told = self.report.damage.last().is_some_and(|damage| damage.to >= base);
+                if !told && base != next_offset && (base < next_offset || !self.from.sparse) {
                     let detail = format!("the segment before ends at offset {next_offset}");
                     self.damage(next_offset.min(base), base, Some(index), 0, &detail);
                 }
@@ -385,7 +387,7 @@ impl Recovery<'_> {
                 Ok(None) => break,
                 Ok(Some(batch)) => {
                     let header = batch.header();
-                    match self.out_of_order(header.base_offset_known().then_some(header.base_offset), header.last_offset, follows) {
+                    match self.out_of_order(header, follows) {
                         None => {
                             if header.last_offset >= recovery_point {
                                 self.doubt(index, position);
@@ -433,10 +435,11 @@ impl Recovery<'_> {
         Ok(follows.unwrap_or(base))
     }
 
-    fn out_of_order(&self, base: Option<u64>, last: u64, follows: Option<u64>) -> Option<FormatError> {
+    fn out_of_order(&self, header: &BatchHeader, follows: Option<u64>) -> Option<FormatError> {
         let follows = follows?;
-        let first = base.unwrap_or(last);
-        let jumps = first > follows && base.is_some() && !self.from.sparse;
+        let known = header.base_offset_known();
+        let first = if known { header.base_offset } else { header.last_offset };
+        let jumps = first > follows && known && !self.from.sparse;
         (first < follows || jumps).then_some(FormatError::Invalid {
             what: "the base offset of a batch",
             found: first as i64,
@@ -523,12 +526,12 @@ impl Recovery<'_> {
     /// An indexer for a file that is read from `start` on, behind the entries on disk for what lies before; `None`
     /// if those are no good, and everything will be rebuilt when it is needed.
     fn indexer(&self, log: &Arc<LogFile>, start: u64, recovery_point: u64) -> Option<Indexer> {
-        let interval = self.from.config.index_interval_bytes;
+        let interval = self.from.config.index_interval_bytes.into();
         let indexes = if start == 0 {
             Indexes::empty(log.base_offset())
         } else {
-            let before = Indexes::load_below(&self.from.pool, &self.from.directory, log.base_offset(), recovery_point, start);
-            before.ok()?
+            let (pool, directory) = (&self.from.pool, &self.from.directory);
+            Indexes::load_below(pool, directory, log.base_offset(), recovery_point, start).ok()?
         };
         Some(Indexer::new(Arc::new(indexes), interval))
     }
@@ -682,12 +685,7 @@ impl Log {
             log.file().sync()?;
         }
         sync_dir(self.fs(), self.directory())?;
-        let emptied = writer.active.segment().size() == 0;
-        if emptied && writer.active.base_offset() != end || !emptied {
-            self.begin_anew(writer, end)?;
-        } else {
-            writer.active.go_back(0);
-        }
+        self.begin_anew(writer, end)?;
         writer.next_offset = end;
         writer.unsynced.clear();
         writer.created_synced = writer.created;
@@ -713,30 +711,40 @@ impl Log {
         }
     }
 
-    /// Drops segments in which nothing was published, and begins one at `end`.
+    /// Begins a segment at `end`, and drops those in which nothing was published.
     fn begin_anew(&self, writer: &mut Writer, end: u64) -> Result<()> {
         let mut kept = Vec::clone(&self.segments.load());
-        while let Some(last) = kept.pop_if(|last| last.size() == 0 && last.base_offset() >= end) {
-            let fs = self.fs();
-            let name = file_name(self.directory(), last.base_offset(), FileKind::Log);
-            let removed = retry(|| fs.remove_file(&name));
-            removed.map_err(|error| Error::io("remove", &last.path(), error))?;
+        let mut empty = Vec::new();
+        while kept.last().is_some_and(|last| last.size() == 0 && last.base_offset() >= end) {
+            empty.extend(kept.pop());
         }
-        let config = self.config.load();
+        let interval = self.config.load().index_interval_bytes.into();
         let now = self.clock.now();
-        let next = ActiveSegment::create(&self.pool, self.directory(), end, config.index_interval_bytes, now)?;
-        sync_dir(self.fs(), self.directory())?;
+        // A file of that name serves again, so that a disk without room cannot get in between.
+        let next = if empty.iter().any(|segment| segment.base_offset() == end) {
+            let file = self.pool.file(file_name(self.directory(), end, FileKind::Log));
+            let log = Arc::new(LogFile::new(file, end, 0));
+            ActiveSegment::reopen(log, self.directory(), interval, Some(Arc::new(Indexes::empty(end))), now)
+        } else {
+            ActiveSegment::create(&self.pool, self.directory(), end, interval, now)?
+        };
         let mut old = std::mem::replace(&mut writer.active, next);
         if kept.last().is_some_and(|last| Arc::ptr_eq(last, old.segment())) {
             kept.pop();
             old.go_back(old.segment().size());
             let sealed = old.seal();
+            // Entries for what was cut may be among them.
+            sealed.adopt(None);
             writer.unindexed.push(Arc::clone(&sealed));
             kept.push(sealed);
         }
         kept.push(Arc::clone(writer.active.segment()));
         self.segments.store(Arc::new(kept));
-        Ok(())
+        for gone in empty.iter().filter(|segment| segment.base_offset() > end) {
+            let name = file_name(self.directory(), gone.base_offset(), FileKind::Log);
+            retry(|| self.fs().remove_file(&name)).map_err(|error| Error::io("remove", &gone.path(), error))?;
+        }
+        sync_dir(self.fs(), self.directory())
     }
 
     pub(super) fn accept_loss(&self, first_lost: u64) -> Result<()> {
@@ -772,8 +780,15 @@ impl Log {
         if !matches!(was, State::Ready) {
             return Ok(self.checkpoint());
         }
-        let end = self.writer.lock().next_offset;
+        let (end, unsynced_names) = {
+            let writer = self.writer.lock();
+            (writer.next_offset, writer.created > writer.created_synced)
+        };
         self.sync_to(end)?;
+        if unsynced_names {
+            // A clean start does not look whether the directory was ever synced.
+            sync_dir(self.fs(), self.directory())?;
+        }
         self.persist_indexes()?;
         Ok(PartitionCheckpoint { clean: true, ..self.checkpoint() })
     }

@@ -25,9 +25,9 @@ impl Log {
         timestamp: i64,
     ) -> Result<()> {
         let active = &mut writer.active;
-        let full = active.position() + size > config.segment_bytes
+        let full = active.position() + size > u64::from(config.segment_bytes)
             || last_offset - active.base_offset() > OFFSET_SPAN_MAX
-            || active.index_bytes() + TimeIndexEntry::SIZE as u64 > config.segment_index_bytes;
+            || active.index_bytes() + TimeIndexEntry::SIZE as u64 > u64::from(config.segment_index_bytes);
         let old = |active: &mut ActiveSegment| {
             let jitter = roll_jitter(self.roll_seed, active.base_offset(), config);
             active.age(timestamp, self.clock.now()) > config.segment_ms.saturating_sub(jitter)
@@ -43,7 +43,7 @@ impl Log {
     pub(super) fn roll(&self, writer: &mut Writer, base: u64) -> Result<()> {
         let config = self.config.load();
         let now = self.clock.now();
-        let next = ActiveSegment::create(&self.pool, self.directory(), base, config.index_interval_bytes, now)?;
+        let next = ActiveSegment::create(&self.pool, self.directory(), base, config.index_interval_bytes.into(), now)?;
         writer.created += 1;
         let full = std::mem::replace(&mut writer.active, next);
         let size = full.position();

@@ -77,7 +77,7 @@ impl Log {
         if header.max_timestamp < timestamp || header.control {
             return Ok(None);
         }
-        let limit = self.config.load().decompressed_bytes_max;
+        let limit = self.config.load().max_decompressed_bytes as usize;
         let records = batch.records(limit).map_err(|error| {
             let path = crate::fs::full_path(self.fs(), self.directory());
             let (position, offset) = (0, header.base_offset);

@@ -13,7 +13,7 @@ mod transaction_index;
 
 pub(crate) use log_file::{BatchReader, LogFile, Unreadable, find_batch_after};
 pub use offset_index::{IndexEntry, OffsetIndex};
-pub(crate) use pool::{FilePool, PooledFile};
+pub(crate) use pool::FilePool;
 pub(crate) use segment::{ActiveSegment, Indexer, Indexes};
 pub use segment::{Segment, SegmentBatches};
 pub use time_index::{TimeIndex, TimeIndexEntry};

@@ -17,9 +17,6 @@ use crate::error::{Error, Result};
 use crate::format::{BatchHeader, RecordBatch};
 use crate::fs::Disk;
 
-/// The longest span of offsets in one segment; an index entry holds the difference in 31 bits.
-pub(crate) const OFFSET_SPAN_MAX: u64 = i32::MAX as u64;
-
 /// One log file with its offset and time index, for reading.
 ///
 /// Partitions hand out records without it; it opens on its own for tools and tests.
@@ -130,10 +127,6 @@ impl Segment {
 
     pub(crate) fn log(&self) -> &Arc<LogFile> {
         &self.log
-    }
-
-    pub(crate) fn is_active(&self) -> bool {
-        self.active
     }
 
     /// The largest timestamp of its records, -1 if they have none, and where to find it.
@@ -258,9 +251,14 @@ impl Segment {
         Ok(Arc::try_unwrap(indexes).unwrap_or_else(|shared| Indexes::copy(&shared)))
     }
 
-    /// Writes both indexes to their files if there are entries that the files do not have yet.
+    /// Writes both indexes to their files if there are entries that the files do not have yet. The index of a log
+    /// too short for an entry is not worth a file: it is rebuilt faster than read.
     pub(crate) fn write_grown_indexes(&self) -> Result<()> {
         let Some(indexes) = self.indexes.load_full() else { return Ok(()) };
+        if indexes.offset.is_empty() {
+            return Ok(());
+        }
+        Indexer::new(Arc::clone(&indexes), 0).finish()?;
         if indexes.offset.len() + indexes.time.len() > indexes.entries_on_disk.load(Ordering::Acquire) {
             return self.write_indexes();
         }
@@ -493,12 +491,6 @@ impl ActiveSegment {
             sealed.indexes.store(Some(indexes));
         }
         Arc::new(sealed)
-    }
-
-    /// Writes the indexes as they are to their files, with their last entry as if sealed.
-    pub(crate) fn write_indexes(&self) -> Result<()> {
-        Indexer::new(self.segment.indexes()?, 0).finish()?;
-        self.segment.write_indexes()
     }
 }
 

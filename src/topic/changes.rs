@@ -11,7 +11,7 @@ use super::config::TopicConfig;
 use super::dir_name;
 use super::manifest::{MANIFEST_FILE, Manifest, ManifestTopic};
 use super::partitioner::DefaultPartitioner;
-use super::store::Shared;
+use super::store::{CLUSTER_METADATA, PARTITION_METADATA, Shared};
 use super::topic::{Slot, TopicState};
 use crate::error::{Error, Result};
 use crate::format::PartitionMetadata;
@@ -24,6 +24,7 @@ impl Shared {
         self.check_writable("create a topic in")?;
         let effective = config.or(&self.options.topic_defaults);
         let resolved = effective.resolve()?;
+        check_directory_name(&name, effective.partition_count())?;
         for existing in self.topics.read().keys() {
             if *existing == name {
                 return Err(Error::TopicExists { topic: name.to_string() });
@@ -60,6 +61,7 @@ impl Shared {
             let reason = format!("topic {} has {before}; there can only be more", state.name);
             return Err(Error::InvalidConfig { key: "partitions".into(), value: count.to_string(), reason });
         }
+        check_directory_name(&state.name, count)?;
         let grow = || state.slots.write().resize_with(count as usize, || Slot::Failed);
         let shrink = || state.slots.write().truncate(before as usize);
         grow();
@@ -158,9 +160,9 @@ impl Shared {
     }
 
     pub(super) fn write_partition_metadata(&self, state: &TopicState, directory: &Path) -> Result<()> {
-        let name = directory.join(PartitionMetadata::FILE_NAME);
+        let name = directory.join(PARTITION_METADATA);
         let failed = |error| Error::io("write", &full_path(&*self.fs, &name), error);
-        let bytes = PartitionMetadata::new(state.id).encode();
+        let bytes = PartitionMetadata::new(state.id).encode().into_bytes();
         let _ = self.fs.remove_file(&name);
         let file = retry(|| self.fs.open(&name, OpenMode::CreateNew)).map_err(failed)?;
         write_all_at(&*file, &bytes, 0).map_err(failed)
@@ -207,6 +209,22 @@ impl Shared {
         self.topics.read().values().map(|state| state.to_manifest()).collect()
     }
 }
+
+/// A name that is good for a topic need not be for its directories.
+fn check_directory_name(name: &TopicName, partitions: u32) -> Result<()> {
+    let invalid = |reason| Err(Error::InvalidName { kind: "topic", name: name.to_string(), reason });
+    let last = TopicPartition { topic: name.clone(), partition: partitions.saturating_sub(1) };
+    if name.as_str() == CLUSTER_METADATA {
+        return invalid("Kafka keeps the metadata of a cluster under it");
+    }
+    if last.to_string().len() > DIRECTORY_NAME_BYTES_MAX {
+        return invalid("with its number of partitions, a directory name would be longer than 255 bytes");
+    }
+    Ok(())
+}
+
+/// The longest name that file systems take.
+const DIRECTORY_NAME_BYTES_MAX: usize = 255;
 
 impl TopicState {
     fn to_manifest(&self) -> ManifestTopic {

@@ -6,7 +6,7 @@
 //! [frame](super::framed) with the magic `annalsC1`. The body, big-endian:
 //!
 //! ```text
-//!  sequence: u64   topics: u32
+//!  CRC-32 of Kafka's recovery points, next and before: u32, u32   topics: u32
 //!  per topic, by name in ascending order
 //!  +------------+------+------------+
 //!  | name bytes | name | partitions |
@@ -46,8 +46,8 @@ const POSITION_MAX: u64 = i32::MAX as u64;
 /// The whole file.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Checkpoint {
-    /// Raised by one whenever the file is written, so that of two the later can be told.
-    pub(crate) sequence: u64,
+    /// The CRC-32 of Kafka's file of recovery points: as it will be written next, and as it was before.
+    pub(crate) kafka_checksums: [u32; 2],
     /// In the order in which they are written.
     pub(crate) partitions: BTreeMap<TopicPartition, PartitionCheckpoint>,
 }
@@ -73,7 +73,7 @@ impl Checkpoint {
         // Most topics have few partitions: room for a name each is a guess on the safe side.
         let capacity = 12 + self.partitions.len() * (PARTITION_BYTES + 24);
         FRAME.encode(capacity, |body| {
-            put_u64(body, self.sequence);
+            self.kafka_checksums.iter().for_each(|checksum| put_u32(body, *checksum));
             let topics = Count::begin(body);
             let (mut topic_count, mut partition_count) = (0, 0);
             let mut group: Option<(&TopicName, Count)> = None;
@@ -97,7 +97,7 @@ impl Checkpoint {
     /// Reads what [`encode`](Checkpoint::encode) wrote.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Checkpoint, FormatError> {
         let mut body = FRAME.decode(bytes)?;
-        let sequence = body.u64()?;
+        let kafka_checksums = [body.u32()?, body.u32()?];
         let mut entries = Vec::new();
         let mut last: Option<TopicName> = None;
         for index in 0..body.count(TOPIC_BYTES_MIN)? {
@@ -109,7 +109,7 @@ impl Checkpoint {
             last = Some(topic);
         }
         body.finish()?;
-        Ok(Checkpoint { sequence, partitions: entries.into_iter().collect() })
+        Ok(Checkpoint { kafka_checksums, partitions: entries.into_iter().collect() })
     }
 }
 
@@ -191,7 +191,7 @@ mod tests {
 
     fn checkpoint(entries: &[(&str, u32, PartitionCheckpoint)]) -> Checkpoint {
         let partitions = entries.iter().map(|(topic, number, entry)| (key(topic, *number), *entry)).collect();
-        Checkpoint { sequence: 5, partitions }
+        Checkpoint { kafka_checksums: [5, 6], partitions }
     }
 
     fn framed(body: &[u8]) -> Vec<u8> {
@@ -317,7 +317,8 @@ mod tests {
         let key =
             ("[a-c._]{1,3}x|[a-z]{249}", 0..=i32::MAX as u32).prop_map(|(name, number)| key(&name, number));
         let partitions = prop::collection::btree_map(key, any_entry(), 0..12);
-        (any::<u64>(), partitions).prop_map(|(sequence, partitions)| Checkpoint { sequence, partitions })
+        (any::<[u32; 2]>(), partitions)
+            .prop_map(|(kafka_checksums, partitions)| Checkpoint { kafka_checksums, partitions })
     }
 
     proptest! {

@@ -279,11 +279,13 @@ const LONG: i64 = i64::MAX;
 const KEYS: &[Key] = &[
     Key { name: "annals.durability", default: "synced", apply: |log, text| durability(&mut log.durability, text),
         doc: "What an append survives once it has returned: synced, interval:<ms>:<bytes>, or process." },
+    Key { name: "annals.max.decompressed.bytes", default: "268435456", apply: |log, text| integer(&mut log.max_decompressed_bytes, text, 1..=INT),
+        doc: "The largest content of a compressed batch; one that holds more is refused." },
     Key { name: "cleanup.policy", default: "delete", apply: |log, text| policy(&mut log.cleanup_policy, text),
         doc: "What happens to old records: delete, compact, or both." },
     Key { name: "compression.gzip.level", default: "-1", apply: |log, text| level(&mut log.compression_gzip_level, text, 1..=9),
         doc: "The level of gzip, 1 to 9; -1 is its own default." },
-    // `Lz4Compression` and `ZstdCompression` know no -1 for "the codec's own"; -1 is a level of zstd.
+    // By Kafka's `CompressionType` only gzip knows -1 as "the codec's own"; for zstd it is a level like others.
     Key { name: "compression.lz4.level", default: "9", apply: |log, text| some(&mut log.compression_lz4_level, text, 1..=17),
         doc: "The level of LZ4, 1 to 17." },
     Key { name: "compression.type", default: "producer", apply: |log, text| one_of(&mut log.compression, text, COMPRESSION_TYPES),
@@ -319,10 +321,11 @@ const KEYS: &[Key] = &[
     Key { name: "min.insync.replicas", default: "1", apply: |log, text| integer(&mut log.min_insync_replicas, text, 1..=INT),
         doc: "How many replicas must have a record that is acknowledged by all." },
     Key { name: "preallocate", default: "false", apply: |log, text| boolean(&mut log.preallocate, text),
-        doc: "Whether a new segment's file gets its full size at once." },
+        doc: "Kept for Kafka's sake, without effect: a log file is as long as what is in it." },
     Key { name: "remote.log.copy.disable", default: "false", apply: |_, text| only(text, "false"), doc: TIERED },
     Key { name: "remote.log.delete.on.disable", default: "false", apply: |_, text| only(text, "false"), doc: TIERED },
     Key { name: "remote.storage.enable", default: "false", apply: |_, text| only(text, "false"), doc: TIERED },
+    // Kafka takes any negative number as no limit; here a slip of the pen is not one.
     Key { name: "retention.bytes", default: "-1", apply: |log, text| limit(&mut log.retention_bytes, text),
         doc: "The size of a partition above which its oldest segments go; -1 is no limit." },
     Key { name: "retention.ms", default: "604800000", apply: |log, text| limit(&mut log.retention_ms, text),
@@ -503,6 +506,7 @@ fn blank() -> LogConfig {
         preallocate: false,
         unclean_leader_election_enable: false,
         durability: Durability::Synced,
+        max_decompressed_bytes: 0,
     }
 }
 
@@ -561,6 +565,7 @@ mod tests {
             preallocate: false,
             unclean_leader_election_enable: false,
             durability: Durability::Synced,
+            max_decompressed_bytes: 256 << 20,
         };
         assert_eq!(log, expected);
     }
@@ -569,6 +574,7 @@ mod tests {
     fn every_key_reaches_its_own_field() {
         let values = [
             ("annals.durability", "interval:5:6"),
+            ("annals.max.decompressed.bytes", "4"),
             ("cleanup.policy", "compact"),
             ("compression.gzip.level", "7"),
             ("compression.lz4.level", "8"),
@@ -626,6 +632,7 @@ mod tests {
             preallocate: true,
             unclean_leader_election_enable: true,
             durability: Durability::Interval { time: Duration::from_millis(5), bytes: 6 },
+            max_decompressed_bytes: 4,
         };
         assert_eq!(config.resolve().unwrap(), expected);
         // Only the keys of tiered storage have no field.

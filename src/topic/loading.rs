@@ -14,7 +14,7 @@ use super::dir_name::DirName;
 use super::manifest::{MANIFEST_FILE, Manifest, ManifestTopic};
 use super::partitioner::DefaultPartitioner;
 use super::positions::Positions;
-use super::store::{CLEAN_SHUTDOWN_MARKER, CLUSTER_METADATA, Shared};
+use super::store::{CLEAN_SHUTDOWN_MARKER, CLUSTER_METADATA, PARTITION_METADATA, Shared};
 use super::topic::{Slot, TopicState};
 use crate::error::{Error, FormatError, Result};
 use crate::format::PartitionMetadata;
@@ -176,7 +176,7 @@ impl Shared {
 
     /// The topic id in a partition directory; `None` if the file is missing or no good.
     fn partition_topic_id(&self, directory: &Path) -> Result<Option<Uuid>> {
-        match read_file(&*self.fs, &directory.join(PartitionMetadata::FILE_NAME), METADATA_BYTES_MAX) {
+        match read_file(&*self.fs, &directory.join(PARTITION_METADATA), METADATA_BYTES_MAX) {
             Ok(bytes) => Ok(PartitionMetadata::decode(&bytes).ok().map(|metadata| metadata.topic_id)),
             Err(Error::TooLarge { .. }) => Ok(None),
             Err(Error::Io { source, .. })
@@ -299,7 +299,7 @@ impl Shared {
     fn check_identity(&self, state: &TopicState, directory: &Path) -> Result<()> {
         match self.partition_topic_id(directory)? {
             Some(id) if id != state.id => {
-                let path = full_path(&*self.fs, &directory.join(PartitionMetadata::FILE_NAME));
+                let path = full_path(&*self.fs, &directory.join(PARTITION_METADATA));
                 let detail = format!("it names topic id {id}, but topic {} has {}", state.name, state.id);
                 Err(Error::Corruption { path, position: 0, offset: 0, detail })
             }

@@ -17,6 +17,7 @@
 //!  +-----------+-----+-------------+-------+
 //!
 //!  flags  bit 0  sparse: gaps between offsets are legitimate
+//!         bit 1  deleting: the topic is gone, its directories may not be yet
 //!         others must be 0
 //! ```
 //!
@@ -41,6 +42,7 @@ const FRAME: Frame = Frame {
 };
 
 const FLAG_SPARSE: u32 = 1;
+const FLAG_DELETING: u32 = 2;
 
 /// The fewest bytes of a topic: a name of one byte, nothing overridden.
 const TOPIC_BYTES_MIN: u64 = 1 + 1 + 16 + 4 + 4 + 4;
@@ -64,6 +66,8 @@ pub(crate) struct ManifestTopic {
     pub(crate) partitions: u32,
     /// Whether offsets may legitimately have gaps: compacted, foreign, or written by a follower.
     pub(crate) sparse: bool,
+    /// Whether it is deleted, and its directories may still have to be renamed.
+    pub(crate) deleting: bool,
     /// The settings that differ from the defaults, as text.
     pub(crate) config: BTreeMap<String, String>,
 }
@@ -77,7 +81,9 @@ impl Manifest {
                 put_topic(body, &topic.name);
                 body.extend_from_slice(&topic.id.0);
                 put_u32(body, topic.partitions);
-                put_u32(body, if topic.sparse { FLAG_SPARSE } else { 0 });
+                let sparse = if topic.sparse { FLAG_SPARSE } else { 0 };
+                let deleting = if topic.deleting { FLAG_DELETING } else { 0 };
+                put_u32(body, sparse | deleting);
                 put_u32(body, topic.config.len() as u32);
                 for text in topic.config.iter().flat_map(|(key, value)| [key, value]) {
                     put_u32(body, text.len() as u32);
@@ -114,7 +120,7 @@ fn decode_topic(body: &mut Body<'_>) -> Result<ManifestTopic, FormatError> {
     let partitions = body.u32()?;
     body.within(partitions.into(), 1..=i32::MAX as u64, "1 to 2147483647 partitions")?;
     let flags = body.u32()?;
-    body.within(flags.into(), 0..=FLAG_SPARSE.into(), "topic flags of version 1")?;
+    body.within(flags.into(), 0..=(FLAG_SPARSE | FLAG_DELETING).into(), "topic flags of version 1")?;
     let mut config = BTreeMap::new();
     for index in 0..body.count(OVERRIDE_BYTES_MIN)? {
         let (key, value) = (decode_text(body)?, decode_text(body)?);
@@ -123,7 +129,8 @@ fn decode_topic(body: &mut Body<'_>) -> Result<ManifestTopic, FormatError> {
         }
         config.insert(key, value);
     }
-    Ok(ManifestTopic { name, id, partitions, sparse: flags & FLAG_SPARSE != 0, config })
+    let (sparse, deleting) = (flags & FLAG_SPARSE != 0, flags & FLAG_DELETING != 0);
+    Ok(ManifestTopic { name, id, partitions, sparse, deleting, config })
 }
 
 fn decode_text(body: &mut Body<'_>) -> Result<String, FormatError> {
@@ -141,6 +148,7 @@ mod tests {
     fn topic(name: &str, id: u8) -> ManifestTopic {
         let config = [("annals.durability", "process"), ("retention.ms", "1000")];
         ManifestTopic {
+            deleting: false,
             name: TopicName::new(name).unwrap(),
             id: Uuid([id; 16]),
             partitions: 3,
@@ -239,6 +247,7 @@ mod tests {
         let rest = (1..=i32::MAX as u32, any::<bool>(), prop::collection::btree_map(".*", ".*", 0..4));
         prop::collection::btree_map("[a-zA-Z0-9_-]{1,249}", rest, 0..6).prop_map(|topics| {
             let topic = |(id, (name, (partitions, sparse, config)))| ManifestTopic {
+                deleting: partitions % 2 == 0,
                 name: TopicName::new(name).unwrap(),
                 id: Uuid::from_random(id, !id),
                 partitions,

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use super::checkpoints::{CHECKPOINT_FILE, Checkpoint, PartitionCheckpoint as Stored};
 use crate::error::{Error, Result};
-use crate::format::{OffsetCheckpoint, OffsetCheckpointEntry};
+use crate::format::OffsetCheckpoint;
 use crate::fs::{FileSystem, read_file, replace_file};
 use crate::partition::PartitionCheckpoint;
 use crate::types::TopicPartition;
@@ -75,11 +75,8 @@ impl Positions {
     /// Writes both files, ours first, so that Kafka's is never newer than what ours says of it.
     pub(super) fn write(&mut self, fs: &dyn FileSystem) -> Result<()> {
         let entries = |offset: fn(&PartitionCheckpoint) -> Option<u64>| {
-            let entry = |(id, position): (&TopicPartition, &PartitionCheckpoint)| {
-                let topic = id.topic.to_string();
-                Some(OffsetCheckpointEntry { topic, partition: id.partition, offset: offset(position)? })
-            };
-            OffsetCheckpoint { entries: self.partitions.iter().filter_map(entry).collect() }.encode()
+            let entry = |(id, position): (&TopicPartition, _)| Some((id.clone(), offset(position)?));
+            OffsetCheckpoint { entries: self.partitions.iter().filter_map(entry).collect() }.encode().into_bytes()
         };
         let text = entries(|position| Some(position.recovery_point));
         let log_starts = entries(|position| position.log_start.filter(|&start| start > 0));
@@ -123,12 +120,7 @@ fn stored(position: &PartitionCheckpoint) -> Stored {
 
 /// The offsets in one of Kafka's files, or none if it is damaged.
 fn offsets(text: &[u8]) -> HashMap<TopicPartition, u64> {
-    let entries = OffsetCheckpoint::decode(text).map(|checkpoint| checkpoint.entries).unwrap_or_default();
-    let id = |entry: OffsetCheckpointEntry| {
-        let id = TopicPartition::from_dir_name(&format!("{}-{}", entry.topic, entry.partition))?;
-        Some((id, entry.offset))
-    };
-    entries.into_iter().filter_map(id).collect()
+    OffsetCheckpoint::decode(text).map(|checkpoint| checkpoint.entries).unwrap_or_default().into_iter().collect()
 }
 
 fn optional(read: Result<Vec<u8>>) -> Result<Option<Vec<u8>>> {

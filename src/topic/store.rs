@@ -23,7 +23,7 @@ use super::options::StoreOptions;
 use super::positions::Positions;
 use super::topic::{Topic, TopicState};
 use crate::error::{Error, Result};
-use crate::format::CLEAN_SHUTDOWN;
+use crate::format::clean_shutdown;
 use crate::fs::{EntryKind, FileSystem, Lock, full_path, replace_file, retry};
 use crate::partition::{CheckpointSink, Partition};
 use crate::storage::FilePool;
@@ -31,7 +31,10 @@ use crate::types::{TopicName, TopicPartition};
 
 const LOCK: &str = ".lock";
 pub(super) const CLEAN_SHUTDOWN_MARKER: &str = ".kafka_cleanshutdown";
+/// What Kafka writes where there is no broker epoch.
+const NO_BROKER_EPOCH: i64 = -1;
 /// The metadata log of a KRaft controller: a partition by its name alone.
+pub(super) const PARTITION_METADATA: &str = "partition.metadata";
 pub(super) const CLUSTER_METADATA: &str = "__cluster_metadata";
 
 /// A directory that holds topics, open in this process alone.
@@ -360,7 +363,8 @@ impl Shared {
         failed?;
         if all_clean {
             // Last, when everything it stands for is on disk.
-            replace_file(&*self.fs, Path::new(CLEAN_SHUTDOWN_MARKER), CLEAN_SHUTDOWN)?;
+            let marker = clean_shutdown(NO_BROKER_EPOCH);
+            replace_file(&*self.fs, Path::new(CLEAN_SHUTDOWN_MARKER), marker.as_bytes())?;
         }
         Ok(())
     }

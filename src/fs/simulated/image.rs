@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::chance::Chance;
-use super::state::{ByteOperation, Content, Node, NodeKind, ROOT, State, put};
+use super::state::{
+    ByteOperation, Content, NameOperation, Node, NodeKind, ROOT, State, add_dependencies, put,
+};
 
 /// Disks write sectors of this many bytes whole; the boundaries are those of the file.
 const SECTOR_SIZE: usize = 512;
@@ -33,6 +35,7 @@ pub(super) fn after_kill(state: &State, seed: u64) -> State {
     nodes.iter_mut().for_each(|node| node.opened = 0);
     let mut image = State::of_nodes(nodes, seed);
     image.pending.clone_from(&state.pending);
+    image.release_all();
     image
 }
 
@@ -60,7 +63,9 @@ fn durable_tree(state: &State, cut: u64, chance: &mut Chance) -> State {
         1 => 256,
         _ => some_odds(chance),
     };
-    for operation in state.pending.iter().filter(|_| chance.of_256(odds)) {
+    let mut survives: Vec<bool> = state.pending.iter().map(|_| chance.of_256(odds)).collect();
+    add_dependencies(&state.pending, &mut survives, NameOperation::must_precede);
+    for (operation, _) in state.pending.iter().zip(survives).filter(|(_, survives)| *survives) {
         tree.apply(operation);
     }
     tree

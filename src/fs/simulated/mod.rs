@@ -51,8 +51,10 @@ use state::{NodeId, NodeKind, ROOT, State};
 /// ```
 ///
 /// # The model
-/// - A rename within a directory happens or does not, also under a power cut. One between directories is durable
-///   once both are synced.
+/// - A rename happens or does not, also under a power cut: the file has one of its two names. A rename between
+///   directories is durable once both are synced, and comes after all operations on names before it.
+/// - No crash destroys a file that was neither removed nor replaced: if a name was freed and given to another
+///   file, the second does not survive without the first.
 /// - Time starts at a fixed moment and moves a millisecond with every call.
 /// - A file ends at 1 GiB (`EFBIG`).
 /// - There are no links, owners or modes; [`plant`](SimulatedDisk::plant) makes what is neither file nor directory.

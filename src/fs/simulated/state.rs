@@ -50,9 +50,22 @@ impl ByteOperation {
 /// An operation on names that is not durable yet.
 #[derive(Debug, Clone)]
 pub(super) enum NameOperation {
-    Link { at: Place, node: NodeId },
-    Unlink { at: Place, node: NodeId },
-    Rename { from: Place, to: Place, node: NodeId, from_synced: bool, to_synced: bool },
+    Link {
+        at: Place,
+        node: NodeId,
+    },
+    Unlink {
+        at: Place,
+        node: NodeId,
+    },
+    Rename {
+        from: Place,
+        to: Place,
+        node: NodeId,
+        replaced: Option<NodeId>,
+        from_synced: bool,
+        to_synced: bool,
+    },
 }
 
 /// A directory and a name in it.
@@ -74,11 +87,40 @@ impl NameOperation {
         }
     }
 
-    fn names(&self, place: &Place) -> bool {
+    /// The place that gets this node, and the place that loses it.
+    fn places(&self) -> (Option<&Place>, Option<&Place>) {
         match self {
-            NameOperation::Link { at, .. } | NameOperation::Unlink { at, .. } => at == place,
-            NameOperation::Rename { from, to, .. } => from == place || to == place,
+            NameOperation::Link { at, .. } => (Some(at), None),
+            NameOperation::Unlink { at, .. } => (None, Some(at)),
+            NameOperation::Rename { from, to, .. } => (Some(to), Some(from)),
         }
+    }
+
+    /// The node that this operation leaves without a name.
+    fn removes(&self) -> Option<NodeId> {
+        match self {
+            NameOperation::Link { .. } => None,
+            NameOperation::Unlink { node, .. } => Some(*node),
+            NameOperation::Rename { replaced, .. } => *replaced,
+        }
+    }
+
+    /// Whether a later operation cannot be durable without this one, lest it destroy what nobody removed: it gives
+    /// away a name that this one made free, removes a directory that this one emptied, or moves a file to another
+    /// directory, which file systems do in the order of the calls.
+    pub(super) fn must_precede(&self, later: &NameOperation) -> bool {
+        let (_, vacated) = self.places();
+        vacated.is_some() && vacated == later.places().0
+            || later.removes().is_some_and(|directory| self.touches(directory))
+            || matches!(later, NameOperation::Rename { from, to, .. } if from.0 != to.0)
+    }
+
+    fn shares_name(&self, other: &NameOperation, directory: NodeId) -> bool {
+        let (mine, others) = (self.places(), other.places());
+        let shared = |place: Option<&Place>| {
+            place.is_some_and(|place| place.0 == directory) && (place == others.0 || place == others.1)
+        };
+        shared(mine.0) || shared(mine.1)
     }
 
     /// Notes that a directory was synced; says whether no other directory is waited for.
@@ -326,11 +368,15 @@ impl State {
             return Err(Errno::INVAL.into());
         }
         if let Some(replaced) = replaced {
+            if self.holds(replaced, from.0) {
+                return Err(Errno::NOTEMPTY.into());
+            }
             self.may_replace(id, replaced)?;
         }
         Arc::make_mut(&mut self.node_mut(from.0).names).remove(&from.1);
         Arc::make_mut(&mut self.node_mut(to.0).names).insert(to.1.clone(), id);
-        self.note(NameOperation::Rename { from, to, node: id, from_synced: false, to_synced: false });
+        let (from_synced, to_synced) = (false, false);
+        self.note(NameOperation::Rename { from, to, node: id, replaced, from_synced, to_synced });
         if let Some(replaced) = replaced {
             self.lose_name(replaced);
         }
@@ -380,32 +426,32 @@ impl State {
         }
     }
 
+    /// Releases what was only held by handles that are gone.
+    pub(super) fn release_all(&mut self) {
+        (0..self.nodes.len()).for_each(|id| self.release(id));
+    }
+
     /// Makes the names of a directory durable.
     ///
     /// A rename between two directories waits for both, and until then a crash leaves either the old name or the
-    /// new one. It cannot wait if a later operation on the same name is made durable.
+    /// new one. It cannot wait, nor can what it builds on, if a later operation on its name is made durable.
     pub(super) fn sync_names(&mut self, directory: NodeId) -> io::Result<()> {
         self.directory(directory)?;
-        let mut rest: std::collections::VecDeque<_> = std::mem::take(&mut self.pending).into();
-        let mut kept: Vec<NameOperation> = Vec::new();
-        while let Some(mut operation) = rest.pop_front() {
-            if !operation.touches(directory) {
-                kept.push(operation);
-                continue;
+        let mut operations = std::mem::take(&mut self.pending);
+        let mut done: Vec<bool> = operations
+            .iter_mut()
+            .map(|operation| operation.touches(directory) && operation.complete_after(directory))
+            .collect();
+        add_dependencies(&operations, &mut done, |earlier, later| {
+            earlier.shares_name(later, directory) || earlier.must_precede(later)
+        });
+        for (operation, done) in operations.into_iter().zip(done) {
+            if done {
+                self.complete(&operation);
+            } else {
+                self.pending.push(operation);
             }
-            if !operation.complete_after(directory) {
-                if !overtaken(&operation, directory, rest.iter()) {
-                    kept.push(operation);
-                    continue;
-                }
-                let same_node = |earlier: &NameOperation| earlier.node() == operation.node();
-                let (earlier, others) = kept.into_iter().partition(same_node);
-                kept = others;
-                Vec::into_iter(earlier).for_each(|earlier| self.complete(&earlier));
-            }
-            self.complete(&operation);
         }
-        self.pending = kept;
         Ok(())
     }
 
@@ -415,25 +461,18 @@ impl State {
         self.release(operation.node());
     }
 
-    /// Applies an operation to the durable names, as far as it is possible in the tree that is there.
+    /// Applies an operation to the durable names. Those that must precede it have been applied.
     pub(super) fn apply(&mut self, operation: &NameOperation) {
         match operation {
-            NameOperation::Link { at, node } => {
-                // A later rename that was forced to be durable has settled where the node is.
-                if self.node(*node).durable_at.is_none() {
-                    self.set_durable(at, *node);
-                }
-            }
+            NameOperation::Link { at, node } => self.set_durable(at, *node),
             NameOperation::Unlink { at, node } => {
                 if self.node(*node).durable_at.as_ref() == Some(at) {
                     self.clear_durable(*node);
                 }
             }
             NameOperation::Rename { to, node, .. } => {
-                if !self.durably_holds(*node, to.0) {
-                    self.clear_durable(*node);
-                    self.set_durable(to, *node);
-                }
+                self.clear_durable(*node);
+                self.set_durable(to, *node);
             }
         }
     }
@@ -452,18 +491,6 @@ impl State {
         if let Some((directory, name)) = self.node_mut(id).durable_at.take() {
             Arc::make_mut(&mut self.node_mut(directory).durable_names).remove(&name);
         }
-    }
-
-    /// Whether `inner` is `outer` or lies below it, by durable names.
-    fn durably_holds(&self, outer: NodeId, inner: NodeId) -> bool {
-        let mut id = inner;
-        while id != outer {
-            match &self.node(id).durable_at {
-                Some((parent, _)) => id = *parent,
-                None => return false,
-            }
-        }
-        true
     }
 
     // Bytes.
@@ -577,14 +604,21 @@ impl State {
     }
 }
 
-/// Whether a later operation on a name of `operation` in this directory is there.
-fn overtaken<'a>(
-    operation: &NameOperation,
-    directory: NodeId,
-    mut later: impl Iterator<Item = &'a NameOperation>,
-) -> bool {
-    let NameOperation::Rename { from, to, .. } = operation else { return false };
-    later.any(|later| [from, to].into_iter().any(|place| place.0 == directory && later.names(place)))
+/// Adds to the chosen operations the earlier ones that they need, and those that these need.
+pub(super) fn add_dependencies(
+    operations: &[NameOperation],
+    chosen: &mut [bool],
+    needs: impl Fn(&NameOperation, &NameOperation) -> bool,
+) {
+    for last in (0..operations.len()).rev() {
+        let (earlier, later) = operations.split_at(last);
+        let (chosen_earlier, chosen_later) = chosen.split_at_mut(last);
+        if let (Some(later), Some(true)) = (later.first(), chosen_later.first()) {
+            for (earlier, chosen) in earlier.iter().zip(chosen_earlier) {
+                *chosen |= needs(earlier, later);
+            }
+        }
+    }
 }
 
 /// Writes into a content, growing it with zeroes if need be.
