@@ -43,9 +43,11 @@ pub(crate) fn dump(directory: &Path, base_offset: u64, records: bool, out: &mut 
 }
 
 fn batch_row(header: &BatchHeader, position: u64) -> Row {
-    let row = Row::new("batch", "").with("baseOffset", header.base_offset).with("lastOffset", header.last_offset);
+    let row =
+        Row::new("batch", "").with("baseOffset", header.base_offset).with("lastOffset", header.last_offset);
     let row = row.with("count", header.records_count).with("baseSequence", header.base_sequence);
-    let row = row.with("lastSequence", header.last_sequence()).with("producerId", header.producer_id.unwrap_or(-1));
+    let row =
+        row.with("lastSequence", header.last_sequence()).with("producerId", header.producer_id.unwrap_or(-1));
     let row = row.with("producerEpoch", header.producer_epoch);
     let row = row.with("partitionLeaderEpoch", header.leader_epoch.unwrap_or(-1));
     let row = row.with("isTransactional", header.transactional).with("isControl", header.control);
@@ -67,7 +69,9 @@ fn timestamp_name(kind: TimestampType) -> &'static str {
 fn dump_records(batch: &RecordBatch, out: &mut Output) -> io::Result<()> {
     match batch.records(DECOMPRESSED_BYTES_MAX) {
         Ok(records) => records.iter().try_for_each(|record| out.row(record_row(batch.header(), &record))),
-        Err(error) => out.row(Row::new("invalid", "| ").with("isvalid", false).with("what", error.to_string())),
+        Err(error) => {
+            out.row(Row::new("invalid", "| ").with("isvalid", false).with("what", error.to_string()))
+        }
     }
 }
 
@@ -84,11 +88,14 @@ fn record_row(header: &BatchHeader, record: &RecordView<'_>) -> Row {
 
 fn control_fields(row: Row, record: &RecordView<'_>) -> Row {
     let Ok(control) = ControlType::parse(record.key().unwrap_or_default()) else {
-        return row.with("endTxnMarker", "unreadable").with("key", record.key()).with("value", record.value());
+        return row
+            .with("endTxnMarker", "unreadable")
+            .with("key", record.key())
+            .with("value", record.value());
     };
     let row = row.with("controlType", format!("{control:?}"));
     match EndTransactionMarker::parse(record) {
-        Ok(marker) => row.with("coordinatorEpoch", marker.coordinator_epoch),
-        Err(_) => row.with("value", record.value()),
+        Ok(Some(marker)) => row.with("coordinatorEpoch", marker.coordinator_epoch),
+        Ok(None) | Err(_) => row.with("value", record.value()),
     }
 }

@@ -15,7 +15,7 @@ use crate::store;
 const SMALL_FILE_BYTES_MAX: u64 = 1 << 30;
 
 /// What a file is, by its name.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
     Log(u64),
     OffsetIndex(u64),
@@ -44,10 +44,14 @@ impl Kind {
             "annals.checkpoint" => Kind::Checkpoint,
             ".lock" | ".kafka_cleanshutdown" | "meta.properties" | "bootstrap.checkpoint" => Kind::Known,
             name if name.ends_with("-offset-checkpoint") => Kind::OffsetCheckpoint,
-            name if [".tmp", ".deleted", ".cleaned", ".swap"].iter().any(|end| name.ends_with(end)) => Kind::Leftover,
+            name if [".tmp", ".deleted", ".cleaned", ".swap"].iter().any(|end| name.ends_with(end)) => {
+                Kind::Leftover
+            }
             _ => Kind::Unknown,
         };
-        let Some((digits, extension)) = name.split_once('.').filter(|_| known == Kind::Unknown) else { return known };
+        let Some((digits, extension)) = name.split_once('.').filter(|_| known == Kind::Unknown) else {
+            return known;
+        };
         let is_offset = digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
         match (digits.parse(), extension) {
             (Ok(offset), "log") if is_offset => Kind::Log(offset),
@@ -62,15 +66,17 @@ impl Kind {
     /// The segment that a file is part of.
     pub(crate) fn segment(&self) -> Option<u64> {
         match self {
-            Kind::Log(base) | Kind::OffsetIndex(base) | Kind::TimeIndex(base) | Kind::TransactionIndex(base) => {
-                Some(*base)
-            }
+            Kind::Log(base)
+            | Kind::OffsetIndex(base)
+            | Kind::TimeIndex(base)
+            | Kind::TransactionIndex(base) => Some(*base),
             _ => None,
         }
     }
 
     pub(crate) fn belongs_to_partition(&self) -> bool {
-        matches!(self, Kind::Snapshot(_) | Kind::LeaderEpochs | Kind::PartitionMetadata) || self.segment().is_some()
+        matches!(self, Kind::Snapshot(_) | Kind::LeaderEpochs | Kind::PartitionMetadata)
+            || self.segment().is_some()
     }
 }
 
@@ -125,7 +131,9 @@ pub(crate) fn dump(path: &Path, kind: &Kind, options: &Options, out: &mut Output
     match shown {
         Ok(rows) => rows.into_iter().try_for_each(|row| out.row(row)),
         Err(Failure::Unreadable(error)) => out.unreadable(error),
-        Err(Failure::Damaged(what)) => out.row(Row::new("invalid", "").with("isvalid", false).with("what", what)),
+        Err(Failure::Damaged(what)) => {
+            out.row(Row::new("invalid", "").with("isvalid", false).with("what", what))
+        }
     }
 }
 
@@ -154,7 +162,9 @@ impl From<io::Error> for Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match error {
-            Error::Corruption { position, detail, .. } => Failure::Damaged(format!("at byte {position}: {detail}")),
+            Error::Corruption { position, detail, .. } => {
+                Failure::Damaged(format!("at byte {position}: {detail}"))
+            }
             other => Failure::Unreadable(other.to_string()),
         }
     }
@@ -216,7 +226,8 @@ fn snapshot(snapshot: &ProducerSnapshot) -> Vec<Row> {
         let row = Row::new("producer", "").with("producerId", entry.producer_id);
         let row = row.with("producerEpoch", entry.producer_epoch).with("lastSequence", entry.last_sequence);
         let row = row.with("lastOffset", entry.last_offset).with("offsetDelta", entry.offset_delta);
-        let row = row.with("lastTimestamp", entry.last_timestamp).with("coordinatorEpoch", entry.coordinator_epoch);
+        let row =
+            row.with("lastTimestamp", entry.last_timestamp).with("coordinatorEpoch", entry.coordinator_epoch);
         rows.push(row.with("currentTxnFirstOffset", entry.transaction_first_offset));
     }
     rows
@@ -225,7 +236,9 @@ fn snapshot(snapshot: &ProducerSnapshot) -> Vec<Row> {
 fn leader_epochs(epochs: &LeaderEpochs) -> Vec<Row> {
     let mut rows = Vec::new();
     for entry in &epochs.entries {
-        rows.push(Row::new("leaderEpoch", "").with("epoch", entry.epoch).with("startOffset", entry.start_offset));
+        rows.push(
+            Row::new("leaderEpoch", "").with("epoch", entry.epoch).with("startOffset", entry.start_offset),
+        );
     }
     rows
 }

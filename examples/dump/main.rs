@@ -99,7 +99,9 @@ fn one_partition(directory: &Path, options: &Options, out: &mut Output) -> io::R
         return verify::partition(directory, None, &store.knows_of(directory), out);
     }
     match files::list(directory) {
-        Ok(names) => names.iter().try_for_each(|(name, kind)| files::dump(&directory.join(name), kind, options, out)),
+        Ok(names) => {
+            names.iter().try_for_each(|(name, kind)| files::dump(&directory.join(name), kind, options, out))
+        }
         Err(error) => {
             out.begin(directory);
             out.unreadable(error)

@@ -144,7 +144,13 @@ impl Output {
         self.finding("unreadable", "ERROR  ", Place::default(), &what)
     }
 
-    fn finding(&mut self, kind: &'static str, prefix: &'static str, place: Place, what: &dyn Display) -> io::Result<()> {
+    fn finding(
+        &mut self,
+        kind: &'static str,
+        prefix: &'static str,
+        place: Place,
+        what: &dyn Display,
+    ) -> io::Result<()> {
         let mut row = Row::new(kind, prefix);
         if !self.json {
             row = row.with("file", self.file.display().to_string());
@@ -267,7 +273,9 @@ impl Display for JsonText<'_> {
                 '\r' => f.write_str("\\r")?,
                 '\t' => f.write_str("\\t")?,
                 // Lines must stay lines for readers that also split at the separators of Unicode.
-                c if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') => write!(f, "\\u{:04x}", c as u32)?,
+                c if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') => {
+                    write!(f, "\\u{:04x}", c as u32)?
+                }
                 c => f.write_char(c)?,
             }
         }
