@@ -1,6 +1,7 @@
 //! The Kafka log as a library: an embeddable, durable, replayable log with Kafka's own files.
 
 pub mod clock;
+pub mod docs;
 pub mod error;
 pub mod format;
 pub mod fs;
