@@ -2,7 +2,7 @@
 //!
 //! - [`architecture`]: the map of the tree, what each part may know, and one append, one read and one recovery
 //!   walked through by file.
-//! - [`format`]: every file in a store, whose format it is, and what reads, writes and proves it.
+//! - [`mod@format`]: every file in a store, whose format it is, and what reads, writes and proves it.
 //! - [`durability`]: what is assumed of disks, what each [`Durability`](crate::Durability) promises, and every crash
 //!   point with its outcome.
 
