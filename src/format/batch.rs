@@ -462,7 +462,11 @@ pub fn stamp_append_time(batch: &mut [u8], millis: i64) -> Result<(), FormatErro
 /// then.
 pub fn stamp_max_timestamp(batch: &mut [u8], millis: i64) -> Result<(), FormatError> {
     if millis < -1 {
-        return Err(FormatError::Invalid { what: "largest timestamp", found: millis, expected: "at least -1" });
+        return Err(FormatError::Invalid {
+            what: "largest timestamp",
+            found: millis,
+            expected: "at least -1",
+        });
     }
     let header = whole_batch(batch)?;
     BigEndian::write_i64(&mut header[MAX_TIMESTAMP..PRODUCER_ID], millis);

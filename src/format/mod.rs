@@ -31,8 +31,7 @@ mod snapshot;
 
 pub use batch::{
     BatchHeader, Frame, LOG_OVERHEAD, RECORD_BATCH_OVERHEAD, RecordBatch, TimestampType, decrement_sequence,
-    encode_empty, increment_sequence, stamp, stamp_append_time, stamp_max_timestamp,
-    verify,
+    encode_empty, increment_sequence, stamp, stamp_append_time, stamp_max_timestamp, verify,
 };
 pub use builder::{BatchBuilder, BatchOptions};
 pub use checkpoint::{EpochEntry, LeaderEpochs, OffsetCheckpoint, PartitionMetadata, clean_shutdown};
