@@ -1,5 +1,13 @@
 //! What is encoded decodes to the same, for any input; and no input whatever makes decoding panic.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking, and so do its helpers"
+)]
+
 mod common;
 
 use annals::format::codec::{
