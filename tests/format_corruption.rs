@@ -370,6 +370,11 @@ fn every_change_and_cut_of_a_snapshot_is_found() {
             assert!(ProducerSnapshot::decode(&original[..at]).is_err(), "{name} cut to {at}");
         }
     }
+    let mut longer = vector("F2_snapshot_2entries");
+    longer.extend_from_slice(&[0; 46]);
+    let crc = crc32c(&longer[6..]).to_be_bytes();
+    longer[2..6].copy_from_slice(&crc);
+    assert!(matches!(ProducerSnapshot::decode(&longer), Err(FormatError::Trailing { extra: 46, .. })));
     let mut lying = vector("F2_snapshot_empty");
     lying[6..10].copy_from_slice(&i32::MAX.to_be_bytes());
     let crc = crc32c(&lying[6..]).to_be_bytes();
