@@ -7,7 +7,12 @@
 //! Environment: ANNALS_DURABILITY (`synced`, `process`, `interval:<ms>:<bytes>`), ANNALS_PAYLOAD (bytes per record, default
 //! 200), ANNALS_SEGMENT (bytes per segment, default 65536), ANNALS_THREADS (appenders, default 1).
 
-#![allow(clippy::print_stdout, clippy::print_stderr, missing_docs)]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::expect_used,
+    reason = "a program, not a library"
+)]
 
 use std::collections::HashSet;
 use std::io::Write;
