@@ -7,7 +7,12 @@
 //! Environment: ANNALS_DURABILITY (`synced`, `process`, `interval:<ms>:<bytes>`), ANNALS_PAYLOAD (bytes per record, default
 //! 200), ANNALS_SEGMENT (bytes per segment, default 65536), ANNALS_THREADS (appenders, default 1).
 
-#![allow(clippy::print_stdout, clippy::print_stderr, missing_docs)]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::expect_used,
+    reason = "a program, not a library"
+)]
 
 use std::collections::HashSet;
 use std::io::Write;
@@ -77,7 +82,8 @@ struct Prefix {
 
 fn append_some(partition: &Partition, thread: u64, count: u64, order: &Mutex<Prefix>) -> annals::Result<()> {
     // Alone, the number of a record is its offset. Several cannot know theirs; then no two may be equal.
-    let start = if threads() == 1 { partition.log_end() } else { (thread + 1) << 56 | partition.log_end() << 20 };
+    let start =
+        if threads() == 1 { partition.log_end() } else { (thread + 1) << 56 | partition.log_end() << 20 };
     for number in start..start + count {
         let offset = partition.append(&Record::new(&payload(number)))?;
         let Prefix { next, early } = &mut *order.lock().expect("an appender panicked");
@@ -108,7 +114,10 @@ fn check(directory: &str, acked: u64) -> annals::Result<u8> {
         let number = value.first_chunk().map_or(u64::MAX, |bytes| u64::from_be_bytes(*bytes));
         let right = value == payload(number) && seen.insert(number) && (threads() > 1 || number == next);
         if record.offset() != next || !right {
-            println!("offset {} was served with the wrong content, or out of order at {next}", record.offset());
+            println!(
+                "offset {} was served with the wrong content, or out of order at {next}",
+                record.offset()
+            );
             return Ok(5);
         }
         next += 1;

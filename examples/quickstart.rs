@@ -5,7 +5,12 @@
 //! Each line becomes one record: its bytes without the line end `\n` are the value, those before the first space
 //! the key, which decides the partition. Run it twice on one DIR and the second run continues the log.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, missing_docs)]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::indexing_slicing,
+    reason = "a program, not a library"
+)]
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -110,7 +115,8 @@ struct Pending {
 
 impl Pending {
     fn append_to(&mut self, partition: &Partition) -> annals::Result<()> {
-        let records: Vec<Record<'_>> = self.lines.iter().map(|line| Record::new(line).key(key_of(line))).collect();
+        let records: Vec<Record<'_>> =
+            self.lines.iter().map(|line| Record::new(line).key(key_of(line))).collect();
         if !records.is_empty() {
             partition.append_batch(&records)?;
         }
@@ -136,7 +142,11 @@ fn show(partition: &Partition, before: u64) -> annals::Result<u64> {
     }
     println!();
     let (start, end) = (partition.log_start(), partition.log_end());
-    println!("{}: {count} records, offsets {start} to {end} (exclusive), {} new", partition.id(), end - before);
+    println!(
+        "{}: {count} records, offsets {start} to {end} (exclusive), {} new",
+        partition.id(),
+        end - before
+    );
     for (which, record) in [("first", first), ("last", last)] {
         if let Some(record) = record {
             println!("  {which:5} {:>8}  {}", record.offset(), shorten(record.value().unwrap_or_default()));

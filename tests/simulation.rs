@@ -5,6 +5,15 @@
 //! some are cut once more in the middle of that. `ANNALS_SIMULATION_IMAGES` sets how many images are looked at
 //! (default 6000); `ANNALS_SIMULATION_SEED` the seed of the first run. A failure prints what repeats it.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "tests fail by panicking, and say how to repeat it"
+)]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,7 +94,10 @@ fn number(value: &[u8]) -> u64 {
 
 fn options() -> StoreOptions {
     // One thread, and a clock that stands still: the calls come in the same order every time.
-    Store::options().recovery_threads(1).max_open_files(3).clock(Arc::new(ManualClock::new(1_700_000_000_000)))
+    Store::options()
+        .recovery_threads(1)
+        .max_open_files(3)
+        .clock(Arc::new(ManualClock::new(1_700_000_000_000)))
 }
 
 fn open(disk: &SimulatedDisk) -> annals::Result<Store> {
@@ -93,11 +105,7 @@ fn open(disk: &SimulatedDisk) -> annals::Result<Store> {
 }
 
 fn config(level: Durability) -> TopicConfig {
-    TopicConfig::new()
-        .partitions(PARTITIONS)
-        .durability(level)
-        .segment_bytes(1500)
-        .index_interval_bytes(200)
+    TopicConfig::new().partitions(PARTITIONS).durability(level).segment_bytes(1500).index_interval_bytes(200)
 }
 
 /// Some appends, flushes, and closings in the middle. Goes on after errors, as an application would.
@@ -117,9 +125,12 @@ fn run(disk: &SimulatedDisk, level: Durability, seed: u64, model: &mut Model) {
         let Ok(log) = topic.partition(partition) else { continue };
         match chance.below(12) {
             0 => {
-                let ends: Vec<u64> = topic.partitions().unwrap_or_default().iter().map(Partition::log_end).collect();
+                let ends: Vec<u64> =
+                    topic.partitions().unwrap_or_default().iter().map(Partition::log_end).collect();
                 if store.take().is_some_and(|store| store.close().is_ok()) {
-                    ends.iter().enumerate().for_each(|(partition, end)| model.make_durable(partition as u32, *end));
+                    ends.iter()
+                        .enumerate()
+                        .for_each(|(partition, end)| model.make_durable(partition as u32, *end));
                 }
             }
             1 => store = None,
@@ -170,12 +181,19 @@ fn check(store: &Store, model: &Model, level: Durability, durable_only: bool) {
         let acked = model.acked.get(&partition).unwrap_or(&none);
         let bound = if durable_only { model.durable.get(&partition).copied().unwrap_or(0) } else { u64::MAX };
         for (offset, value) in acked.range(..bound) {
-            assert_eq!(found.get(offset), Some(value), "partition {partition}: acknowledged offset {offset} is lost");
+            assert_eq!(
+                found.get(offset),
+                Some(value),
+                "partition {partition}: acknowledged offset {offset} is lost"
+            );
         }
         let tried = model.tried.get(&partition).map_or(&[][..], Vec::as_slice);
         let mut last = None;
         for (offset, value) in &found {
-            assert!(tried.contains(value), "partition {partition}: value {value} at {offset} was never written");
+            assert!(
+                tried.contains(value),
+                "partition {partition}: value {value} at {offset} was never written"
+            );
             assert!(last < Some(value), "partition {partition}: value {value} at {offset} is out of order");
             last = Some(value);
         }
@@ -200,7 +218,10 @@ fn read_all(log: &Partition, damaged: bool) -> BTreeMap<u64, u64> {
             None => break,
         }
     }
-    assert!(damaged || found.len() as u64 == log.log_end() - log.log_start(), "the end is not where it should be");
+    assert!(
+        damaged || found.len() as u64 == log.log_end() - log.log_start(),
+        "the end is not where it should be"
+    );
     found
 }
 
@@ -213,7 +234,10 @@ fn check_image(image: &SimulatedDisk, model: &Model, level: Durability, durable_
         for partition in 0..topic.partition_count() {
             let log = topic.partition(partition).expect("a partition does not open");
             if let Some(damage) = log.recovery_report().damage.first() {
-                assert!(matches!(log.append(&Record::new("x")), Err(Error::Damaged { .. })), "damage is covered up");
+                assert!(
+                    matches!(log.append(&Record::new("x")), Err(Error::Damaged { .. })),
+                    "damage is covered up"
+                );
                 log.accept_loss(damage.from).expect("a loss cannot be accepted");
                 continue;
             }
@@ -237,7 +261,10 @@ fn check_image(image: &SimulatedDisk, model: &Model, level: Durability, durable_
     for topic in store.topics() {
         for partition in topic.partitions().expect("a partition does not open") {
             let report = partition.recovery_report();
-            assert!(report.clean || !report.damage.is_empty(), "closed in good order, but not opened so: {report:?}");
+            assert!(
+                report.clean || !report.damage.is_empty(),
+                "closed in good order, but not opened so: {report:?}"
+            );
         }
     }
 }
@@ -282,7 +309,11 @@ fn a_power_cut_at_any_call_loses_nothing_acknowledged() {
                 run(&disk, level, seed, &mut model);
                 for cut in [0, 1, 2 + call] {
                     labelled(
-                        || format!("ANNALS_SIMULATION_SEED={seed}: {level}, power off at call {call}, cut {cut}"),
+                        || {
+                            format!(
+                                "ANNALS_SIMULATION_SEED={seed}: {level}, power off at call {call}, cut {cut}"
+                            )
+                        },
                         || {
                             check_image(&disk.crash(Crash::PowerCut { seed: cut }), &model, level, true);
                         },
@@ -321,9 +352,14 @@ fn a_power_cut_in_the_middle_of_recovery_loses_nothing_more() {
                 again.fail(When::nth(inner), Fault::PowerOff);
                 drop(open(&again));
                 for cut in [0, 1, 2 + inner] {
-                    let label =
-                        || format!("ANNALS_SIMULATION_SEED={seed}: {level}, off at {call}, then at {inner}, cut {cut}");
-                    labelled(label, || check_image(&again.crash(Crash::PowerCut { seed: cut }), &model, level, true));
+                    let label = || {
+                        format!(
+                            "ANNALS_SIMULATION_SEED={seed}: {level}, off at {call}, then at {inner}, cut {cut}"
+                        )
+                    };
+                    labelled(label, || {
+                        check_image(&again.crash(Crash::PowerCut { seed: cut }), &model, level, true)
+                    });
                     looked_at += 1;
                 }
             }
@@ -355,8 +391,11 @@ fn any_call_that_fails_breaks_no_promise() {
                 let when = When::nth(call);
                 disk.fail(if ever_after { when.and_ever_after() } else { when }, fault);
                 let mut model = Model::default();
-                let label =
-                    || format!("ANNALS_SIMULATION_SEED={seed}: {level}, {fault:?} at call {call}, ever after {ever_after}");
+                let label = || {
+                    format!(
+                        "ANNALS_SIMULATION_SEED={seed}: {level}, {fault:?} at call {call}, ever after {ever_after}"
+                    )
+                };
                 labelled(label, || run(&disk, level, seed, &mut model));
                 disk.heal();
                 for crash in [Crash::ProcessKill, Crash::PowerCut { seed: 2 + call }] {
@@ -431,7 +470,11 @@ fn a_failed_sync_is_not_tried_again_on_the_same_bytes() {
     disk.fail(When::next().of(&[Call::Sync]), Fault::Forget);
     assert!(matches!(log.append(&Record::new(&value(1))), Err(Error::Io { .. })));
     assert!(matches!(log.append(&Record::new(&value(2))), Err(Error::Poisoned { .. })));
-    assert_eq!(read_all(&log, false).into_values().collect::<Vec<_>>(), [0], "what was acknowledged can be read");
+    assert_eq!(
+        read_all(&log, false).into_values().collect::<Vec<_>>(),
+        [0],
+        "what was acknowledged can be read"
+    );
     log.reopen().unwrap();
     assert_eq!(log.append(&Record::new(&value(3))).unwrap(), 1);
     let after = open(&disk.crash(Crash::PowerCut { seed: 0 })).unwrap();
@@ -441,6 +484,6 @@ fn a_failed_sync_is_not_tried_again_on_the_same_bytes() {
 
 /// The two error numbers that matter here, the same on every Unix.
 mod libc_errno {
-    pub const EIO: i32 = 5;
-    pub const ENOSPC: i32 = 28;
+    pub(super) const EIO: i32 = 5;
+    pub(super) const ENOSPC: i32 = 28;
 }

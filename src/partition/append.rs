@@ -216,7 +216,11 @@ fn check_encoded(bytes: &[u8], config: &LogConfig) -> Result<(RecordBatch, Recor
         return field("the magic of the batch", header.magic.into(), "2, older formats are read only");
     }
     if header.base_offset != 0 {
-        return field("the base offset of the batch", header.base_offset as i64, "0, the log assigns offsets");
+        return field(
+            "the base offset of the batch",
+            header.base_offset as i64,
+            "0, the log assigns offsets",
+        );
     }
     if header.control {
         return field("the control bit", 1, "0 in batches from clients");
@@ -228,7 +232,11 @@ fn check_encoded(bytes: &[u8], config: &LogConfig) -> Result<(RecordBatch, Recor
         return field("the timestamp type", 1, "0 (create time) in batches from clients");
     }
     if header.producer_id.is_some() && header.base_sequence < 0 {
-        return field("the base sequence", header.base_sequence.into(), "0 or more, since there is a producer id");
+        return field(
+            "the base sequence",
+            header.base_sequence.into(),
+            "0 or more, since there is a producer id",
+        );
     }
     let records = batch.records(config.max_decompressed_bytes as usize).map_err(invalid)?;
     if records.is_empty() {
@@ -294,7 +302,8 @@ fn stamp_time(
 impl Log {
     /// Numbers a batch, writes it, and settles it as durability asks. The only way into the log.
     fn write(&self, batch: Prepared<'_>, config: &LogConfig, options: AppendOptions) -> Result<Appended> {
-        let durability = options.durability.map_or(config.durability, |asked| asked.stronger(config.durability));
+        let durability =
+            options.durability.map_or(config.durability, |asked| asked.stronger(config.durability));
         let size = batch.bytes.len() as u64;
         let (append_time, count) = (batch.append_time, batch.count);
         let (base_offset, last_offset, rolled) = {
@@ -330,12 +339,18 @@ impl Log {
         let last_offset = base_offset.saturating_add(count - 1);
         if last_offset >= OFFSET_MAX {
             let limit = OFFSET_MAX;
-            return Err(Error::TooLarge { what: "an offset", size: last_offset, limit, setting: "Kafka's format" });
+            return Err(Error::TooLarge {
+                what: "an offset",
+                size: last_offset,
+                limit,
+                setting: "Kafka's format",
+            });
         }
         let placed = (|| {
             let size = bytes.len() as u64;
             self.roll_if_full(writer, config, size, last_offset, max_timestamp)?;
-            format::stamp(bytes, base_offset, writer.leader_epoch).map_err(|source| Error::InvalidBatch { source })?;
+            format::stamp(bytes, base_offset, writer.leader_epoch)
+                .map_err(|source| Error::InvalidBatch { source })?;
             writer.active.append(bytes, last_offset, max_timestamp)
         })();
         match placed {
@@ -352,7 +367,6 @@ impl Log {
             }
         }
     }
-
 }
 
 impl LogConfig {

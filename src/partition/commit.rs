@@ -116,7 +116,9 @@ impl Log {
             return Err(error);
         }
         let mut writer = self.writer.lock();
-        writer.unsynced.retain(|(segment, _)| !round.sealed.iter().any(|(done, _)| Arc::ptr_eq(done, segment)));
+        writer
+            .unsynced
+            .retain(|(segment, _)| !round.sealed.iter().any(|(done, _)| Arc::ptr_eq(done, segment)));
         if let Some(created) = round.created {
             writer.created_synced = writer.created_synced.max(created);
         }

@@ -5,13 +5,18 @@
 //! - [`append`](self): the write protocol, once (`append.rs`); when a segment is full (`roll.rs`); who waits for a
 //!   sync and who does it (`commit.rs`).
 //! - reading without locks (`read.rs`), by time (`time.rs`).
-//! - what is found at opening, and what is done about it (`recovery.rs`).
+//! - what is found at opening, and what is done about it (`recovery.rs`): leftovers of interrupted changes
+//!   (`leftovers.rs`), bytes that may not be on disk (`doubt.rs`).
+//! - how it comes back after a failure, and how it is closed (`reopen.rs`).
 
 mod append;
 mod commit;
 mod config;
+mod doubt;
+mod leftovers;
 mod read;
 mod recovery;
+mod reopen;
 mod roll;
 mod time;
 mod wait;
@@ -28,8 +33,8 @@ use parking_lot::Mutex;
 pub use append::{AppendOptions, Appended};
 pub use config::*;
 pub use read::{FetchOptions, Fetched, Isolation, Records};
-pub(crate) use recovery::{PartitionCheckpoint, Unopened};
 pub use recovery::{Damage, RecoveryReport};
+pub(crate) use recovery::{PartitionCheckpoint, Unopened};
 pub use time::TimestampOffset;
 
 use crate::clock::Clock;
@@ -135,9 +140,16 @@ pub(crate) struct DurableMark {
 enum State {
     Ready,
     /// A write or sync failed (P5).
-    Poisoned { action: &'static str, cause: String, retry: bool },
+    Poisoned {
+        action: &'static str,
+        cause: String,
+        retry: bool,
+    },
     /// There is damage that an append would cover up (P4).
-    Damaged { first_lost: u64, detail: String },
+    Damaged {
+        first_lost: u64,
+        detail: String,
+    },
     ReadOnly,
     Closed,
 }
@@ -309,7 +321,9 @@ impl Writer {
             State::Poisoned { action, cause, .. } => {
                 Err(Error::Poisoned { partition: partition(), action, cause: cause.clone() })
             }
-            State::Damaged { detail, .. } => Err(Error::Damaged { partition: partition(), detail: detail.clone() }),
+            State::Damaged { detail, .. } => {
+                Err(Error::Damaged { partition: partition(), detail: detail.clone() })
+            }
             State::ReadOnly => Err(Error::ReadOnly { action: "append to", path: partition().into() }),
             State::Closed => Err(Error::Closed { what: partition() }),
         }

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 use super::{Log, Partition};
 use crate::error::{Error, FormatError, Result};
-use crate::format::{RecordBatch, IntoRecords, StoredRecord};
+use crate::format::{IntoRecords, RecordBatch, StoredRecord};
 use crate::storage::{BatchReader, Segment, Unreadable, find_batch_after};
 
 /// Up to which position a reader may look (Kafka's `FetchIsolation`).
@@ -120,7 +120,8 @@ impl Partition {
 
 impl Log {
     fn check_range(&self, offset: u64) -> Result<()> {
-        let (log_start, log_end) = (self.log_start.load(Ordering::Acquire), self.log_end.load(Ordering::Acquire));
+        let (log_start, log_end) =
+            (self.log_start.load(Ordering::Acquire), self.log_end.load(Ordering::Acquire));
         if offset < log_start || offset > log_end {
             let partition = self.id.to_string();
             return Err(Error::OffsetOutOfRange { partition, requested: offset, log_start, log_end });
@@ -322,7 +323,8 @@ impl Cursor {
         // Of a compressed legacy batch only the last offset is known before it is decompressed.
         let first = if header.base_offset_known() { header.base_offset } else { header.last_offset };
         if first < follows && header.base_offset_known() || header.last_offset < follows {
-            let detail = format!("the batch begins at offset {first}, but the one before ends below {follows}");
+            let detail =
+                format!("the batch begins at offset {first}, but the one before ends below {follows}");
             return Err(self.corrupt(position, &detail, batch.header().size));
         }
         if first > follows && header.base_offset_known() && self.log.dense() {
@@ -351,7 +353,8 @@ impl Cursor {
         };
         let next_base = next.base_offset();
         if next_base < reached {
-            let detail = format!("the segment begins at offset {next_base}, but the one before ends at {reached}");
+            let detail =
+                format!("the segment begins at offset {next_base}, but the one before ends at {reached}");
             let error = next.log().corruption(0, next_base, detail);
             self.stopped = Some(Behind::Segment { base_offset: next_base });
             return Err(error);

@@ -15,20 +15,20 @@
 //! A crash during recovery changes nothing of this: the recovery point is written down after everything else.
 
 use std::ffi::OsString;
-use std::io;
+
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use super::commit::Commit;
-use super::{CheckpointSink, DurableMark, Log, LogConfig, Partition, State, Writer};
+use super::{CheckpointSink, DurableMark, Log, LogConfig, Partition, State, Writer, doubt};
 use crate::clock::Clock;
 use crate::error::{Error, FormatError, Result};
 use crate::format::BatchHeader;
-use crate::fs::{EntryKind, full_path, retry, sync_dir, write_all_at};
+use crate::fs::{EntryKind, full_path, retry, sync_dir};
 use crate::storage::file_name::{FileKind, Stage, file_name, parse_file_name};
 use crate::storage::{
     ActiveSegment, BatchReader, FilePool, Indexer, Indexes, LogFile, Segment, Unreadable, find_batch_after,
@@ -122,10 +122,12 @@ struct Outcome {
     unrepaired: Option<Error>,
 }
 
-struct Recovery<'a> {
-    from: &'a Unopened,
-    report: RecoveryReport,
+pub(super) struct Recovery<'a> {
+    pub(super) from: &'a Unopened,
+    pub(super) report: RecoveryReport,
     parts: Vec<Part>,
+    /// Log files whose doubtful ends were put back and synced, and up to where.
+    pub(super) restored: Vec<(u64, u64)>,
 }
 
 impl Unopened {
@@ -134,7 +136,12 @@ impl Unopened {
     /// Damage is no error here: the partition opens, says so in its report, and refuses appends. Neither is a disk
     /// that takes no writes: then reads work, and appends say why they do not.
     pub(crate) fn open(self) -> Result<Partition> {
-        let mut recovery = Recovery { from: &self, report: RecoveryReport::default(), parts: Vec::new() };
+        let mut recovery = Recovery {
+            from: &self,
+            report: RecoveryReport::default(),
+            parts: Vec::new(),
+            restored: Vec::new(),
+        };
         recovery.find_parts()?;
         let outcome = recovery.recover()?;
         let Recovery { report, parts, .. } = recovery;
@@ -157,7 +164,9 @@ impl Unopened {
                 let log = Arc::new(LogFile::new(file, outcome.next_offset, 0));
                 (ActiveSegment::reopen(log, &self.directory, interval, None, now), 0)
             }
-            None => (ActiveSegment::create(&self.pool, &self.directory, outcome.next_offset, interval, now)?, 1),
+            None => {
+                (ActiveSegment::create(&self.pool, &self.directory, outcome.next_offset, interval, now)?, 1)
+            }
         };
         let mut segments = Vec::with_capacity(parts.len() + 1);
         for part in parts {
@@ -223,6 +232,7 @@ impl Unopened {
 impl Recovery<'_> {
     /// Lists the directory, tidies up what a crash left of earlier changes, and opens every log file.
     fn find_parts(&mut self) -> Result<()> {
+        self.restore_doubtful()?;
         self.finish_interrupted_changes()?;
         let mut bases = Vec::new();
         for (name, kind) in self.list()? {
@@ -249,7 +259,7 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    fn list(&self) -> Result<Vec<(OsString, EntryKind)>> {
+    pub(super) fn list(&self) -> Result<Vec<(OsString, EntryKind)>> {
         let fs = self.from.pool.fs();
         let listed = retry(|| fs.list(&self.from.directory));
         let path = || full_path(fs, &self.from.directory);
@@ -271,8 +281,10 @@ impl Recovery<'_> {
         let scanned = self.scan(at, position, expected, recovery_point)?;
         let next_offset = self.check_end(scanned, recovery_point);
         let unrepaired = if self.from.pool.read_only() { None } else { self.repair().err() };
-        let durable = if self.report.damage.is_empty() && unrepaired.is_none() && !self.from.pool.read_only() {
-            let (segment, position) = self.parts.last().map_or((0, 0), |last| (last.log.base_offset(), last.kept));
+        let durable = if self.report.damage.is_empty() && unrepaired.is_none() && !self.from.pool.read_only()
+        {
+            let (segment, position) =
+                self.parts.last().map_or((0, 0), |last| (last.log.base_offset(), last.kept));
             DurableMark { offset: next_offset, segment, position }
         } else {
             let (segment, position) = checkpoint.and_then(|checkpoint| checkpoint.place).unwrap_or_default();
@@ -292,7 +304,11 @@ impl Recovery<'_> {
             return None;
         }
         let offset = checkpoint.recovery_point;
-        Some(Outcome { next_offset: offset, durable: DurableMark { offset, segment, position }, unrepaired: None })
+        Some(Outcome {
+            next_offset: offset,
+            durable: DurableMark { offset, segment, position },
+            unrepaired: None,
+        })
     }
 
     /// The log begins later than was written down.
@@ -334,7 +350,8 @@ impl Recovery<'_> {
         // The index knows the way, and its word is checked against the batch found there.
         let file = self.from.pool.file(part.log.file().name().to_path_buf());
         let log = Arc::new(LogFile::new(file, base, part.size));
-        let segment = Segment::sealed(log, self.from.directory.clone(), self.from.config.index_interval_bytes.into());
+        let segment =
+            Segment::sealed(log, self.from.directory.clone(), self.from.config.index_interval_bytes.into());
         let position = segment.position_hint(recovery_point)?;
         Ok(Some((at, position, (position == 0).then_some(base))))
     }
@@ -374,7 +391,13 @@ impl Recovery<'_> {
     }
 
     /// Reads the batches of one log file. Returns the offset behind the last valid one.
-    fn scan_part(&mut self, index: usize, start: u64, expected: Option<u64>, recovery_point: u64) -> Result<u64> {
+    fn scan_part(
+        &mut self,
+        index: usize,
+        start: u64,
+        expected: Option<u64>,
+        recovery_point: u64,
+    ) -> Result<u64> {
         let Some(part) = self.parts.get(index) else { return Ok(0) };
         let (log, size) = (Arc::clone(&part.log), part.size);
         let base = log.base_offset();
@@ -389,7 +412,7 @@ impl Recovery<'_> {
                     let header = batch.header();
                     match self.out_of_order(header, follows) {
                         None => {
-                            if header.last_offset >= recovery_point {
+                            if header.last_offset >= recovery_point && position >= self.settled(base) {
                                 self.doubt(index, position);
                             }
                             if let Some(indexer) = &mut indexer {
@@ -489,7 +512,9 @@ impl Recovery<'_> {
 
     /// The log must reach the recovery point, or durable data is gone.
     fn check_end(&mut self, next_offset: u64, recovery_point: u64) -> u64 {
-        if next_offset < recovery_point && !self.report.damage.iter().any(|damage| damage.to >= recovery_point) {
+        if next_offset < recovery_point
+            && !self.report.damage.iter().any(|damage| damage.to >= recovery_point)
+        {
             let last = self.parts.len().checked_sub(1);
             let size = self.parts.last().map_or(0, |part| part.size);
             let detail = format!("the log ends at offset {next_offset}, {recovery_point} was on disk");
@@ -505,16 +530,21 @@ impl Recovery<'_> {
             if torn {
                 part.log.cut(part.kept)?;
             }
-            if let Some(from) = part.doubtful_from {
-                rewrite(&part.log, from, part.kept)?;
-                self.report.rewritten_bytes += part.kept - from;
-            }
-            if torn || part.doubtful_from.is_some() {
-                part.log.file().forget_failure();
-                part.log.file().sync()?;
+            match part.doubtful_from {
+                Some(from) => {
+                    doubt::rewrite(&self.from.directory, &part.log, from, part.kept)?;
+                    self.report.rewritten_bytes += part.kept - from;
+                }
+                None if torn => part.log.file().sync()?,
+                None => {}
             }
         }
         sync_dir(self.from.pool.fs(), &self.from.directory)
+    }
+
+    /// Where in a log file ends what was written again before.
+    fn settled(&self, base: u64) -> u64 {
+        self.restored.iter().find(|(restored, _)| *restored == base).map_or(0, |(_, end)| *end)
     }
 
     fn doubt(&mut self, index: usize, position: u64) {
@@ -543,88 +573,6 @@ impl Recovery<'_> {
         };
         self.report.damage.push(Damage { from, to, path, position, detail: detail.to_string() });
     }
-
-    /// Removes files on their way out, and finishes or undoes a swap of segments (Kafka's `LogLoader`).
-    fn finish_interrupted_changes(&mut self) -> Result<()> {
-        if self.from.pool.read_only() {
-            return Ok(());
-        }
-        let mut staged = Vec::new();
-        for (name, kind) in self.list()? {
-            if let (Some((offset, file, stage)), EntryKind::File) = (parse_file_name(&name), kind) {
-                staged.push((offset, file, stage, name));
-            }
-        }
-        if staged.iter().all(|(_, _, stage, _)| *stage == Stage::Final) {
-            return Ok(());
-        }
-        let cleaned = staged.iter().filter(|(_, _, stage, _)| *stage == Stage::Cleaned);
-        let first_cleaned = cleaned.map(|(offset, ..)| *offset).min().unwrap_or(u64::MAX);
-        let swaps: Vec<_> = staged
-            .iter()
-            .filter(|(offset, _, stage, _)| *stage == Stage::Swap && *offset < first_cleaned)
-            .cloned()
-            .collect();
-        for (offset, _, stage, name) in &staged {
-            let undone = *stage == Stage::Swap && *offset >= first_cleaned;
-            if matches!(stage, Stage::Deleted | Stage::Cleaned) || undone {
-                self.remove(name)?;
-            }
-        }
-        let replaced = self.swapped_offsets(&swaps)?;
-        for (offset, _, stage, name) in &staged {
-            if *stage == Stage::Final && replaced.as_ref().is_some_and(|range| range.contains(offset)) {
-                self.remove(name)?;
-            }
-        }
-        for (offset, kind, _, name) in &swaps {
-            let (from, to) = (self.from.directory.join(name), file_name(&self.from.directory, *offset, *kind));
-            let fs = self.from.pool.fs();
-            let renamed = retry(|| fs.rename(&from, &to));
-            renamed.map_err(|error| Error::io("rename", &full_path(fs, &from), error))?;
-            self.report.finished.push(from);
-        }
-        sync_dir(self.from.pool.fs(), &self.from.directory)
-    }
-
-    /// The offsets that finished but unnamed segments replace.
-    fn swapped_offsets(
-        &self,
-        swaps: &[(u64, FileKind, Stage, OsString)],
-    ) -> Result<Option<std::ops::Range<u64>>> {
-        let mut range: Option<std::ops::Range<u64>> = None;
-        for (base, _, _, name) in swaps.iter().filter(|(_, kind, _, _)| *kind == FileKind::Log) {
-            let log = Arc::new(LogFile::new(self.from.pool.file(self.from.directory.join(name)), *base, 0));
-            let (size, mut next_offset) = (log.size()?, *base);
-            let mut reader = BatchReader::new(Arc::clone(&log), 0);
-            loop {
-                match reader.next(size) {
-                    Ok(Some(batch)) => next_offset = batch.next_offset(),
-                    Ok(None) => break,
-                    Err(Unreadable::Failed(error)) => return Err(error),
-                    Err(Unreadable::Damaged(error)) => {
-                        return Err(log.corruption(reader.position(), next_offset, error));
-                    }
-                }
-            }
-            let (start, end) = range.map_or((*base, next_offset), |range| (range.start, range.end));
-            range = Some(start.min(*base)..end.max(next_offset));
-        }
-        Ok(range)
-    }
-
-    fn remove(&mut self, name: &OsString) -> Result<()> {
-        let path = self.from.directory.join(name);
-        let fs = self.from.pool.fs();
-        match retry(|| fs.remove_file(&path)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(Error::io("remove", &full_path(fs, &path), error));
-            }
-            _ => {}
-        }
-        self.report.finished.push(path);
-        Ok(())
-    }
 }
 
 /// Names in a partition directory that belong there and do not begin with an offset.
@@ -636,160 +584,4 @@ fn is_known(name: &OsString, kind: EntryKind) -> bool {
         "partition.metadata.tmp",
     ];
     kind == EntryKind::File && KNOWN.iter().any(|known| name == known)
-}
-
-/// Writes bytes again where they are: after a failed or a lost sync, only what is written anew is sure to reach the
-/// disk with the next one.
-fn rewrite(log: &LogFile, from: u64, to: u64) -> Result<()> {
-    const STEP: u64 = 1 << 20;
-    let mut position = from;
-    while position < to {
-        let bytes = log.read(position, STEP.min(to - position))?;
-        if bytes.is_empty() {
-            let error = io::Error::from(io::ErrorKind::UnexpectedEof);
-            return Err(Error::io("read", &log.path(), error));
-        }
-        log.file().with("write again", |file| write_all_at(file, &bytes, position))?;
-        position += bytes.len() as u64;
-    }
-    log.file().forget_failure();
-    Ok(())
-}
-
-impl Log {
-    pub(super) fn reopen(&self) -> Result<()> {
-        let _one_at_a_time = self.upkeep.lock();
-        let mut writer = self.writer.lock();
-        if !matches!(writer.state, State::Poisoned { .. }) {
-            return writer.check(&self.id);
-        }
-        self.reopen_locked(&mut writer)?;
-        writer.state = State::Ready;
-        self.commit.reset(writer.next_offset);
-        Ok(())
-    }
-
-    /// Goes back to what was published, makes that durable, and begins a new segment behind it.
-    fn reopen_locked(&self, writer: &mut Writer) -> Result<()> {
-        let end = self.log_end.load(Ordering::Acquire);
-        let durable = writer.durable;
-        let segments = self.segments.load_full();
-        for segment in segments.iter().filter(|segment| segment.base_offset() >= durable.segment) {
-            let log = segment.log();
-            let published = log.readable();
-            let from = if segment.base_offset() == durable.segment { durable.position } else { 0 };
-            self.check_readable(segment, from.min(published), published)?;
-            log.file().forget_failure();
-            log.cut(published)?;
-            rewrite(log, from.min(published), published)?;
-            log.file().sync()?;
-        }
-        sync_dir(self.fs(), self.directory())?;
-        self.begin_anew(writer, end)?;
-        writer.next_offset = end;
-        writer.unsynced.clear();
-        writer.created_synced = writer.created;
-        let (segment, position) = (writer.active.base_offset(), writer.active.position());
-        writer.durable = DurableMark { offset: end, segment, position };
-        self.recovery_point.store(end, Ordering::Release);
-        Ok(())
-    }
-
-    /// What the disk gives back after a failed sync need not be what was written.
-    fn check_readable(&self, segment: &Segment, from: u64, to: u64) -> Result<()> {
-        let mut reader = BatchReader::new(Arc::clone(segment.log()), from);
-        loop {
-            let position = reader.position();
-            match reader.next(to) {
-                Ok(Some(_)) => {}
-                Ok(None) => return Ok(()),
-                Err(Unreadable::Failed(error)) => return Err(error),
-                Err(Unreadable::Damaged(error)) => {
-                    return Err(segment.log().corruption(position, segment.base_offset(), error));
-                }
-            }
-        }
-    }
-
-    /// Begins a segment at `end`, and drops those in which nothing was published.
-    fn begin_anew(&self, writer: &mut Writer, end: u64) -> Result<()> {
-        let mut kept = Vec::clone(&self.segments.load());
-        let mut empty = Vec::new();
-        while kept.last().is_some_and(|last| last.size() == 0 && last.base_offset() >= end) {
-            empty.extend(kept.pop());
-        }
-        let interval = self.config.load().index_interval_bytes.into();
-        let now = self.clock.now();
-        // A file of that name serves again, so that a disk without room cannot get in between.
-        let next = if empty.iter().any(|segment| segment.base_offset() == end) {
-            let file = self.pool.file(file_name(self.directory(), end, FileKind::Log));
-            let log = Arc::new(LogFile::new(file, end, 0));
-            ActiveSegment::reopen(log, self.directory(), interval, Some(Arc::new(Indexes::empty(end))), now)
-        } else {
-            ActiveSegment::create(&self.pool, self.directory(), end, interval, now)?
-        };
-        let mut old = std::mem::replace(&mut writer.active, next);
-        if kept.last().is_some_and(|last| Arc::ptr_eq(last, old.segment())) {
-            kept.pop();
-            old.go_back(old.segment().size());
-            let sealed = old.seal();
-            // Entries for what was cut may be among them.
-            sealed.adopt(None);
-            writer.unindexed.push(Arc::clone(&sealed));
-            kept.push(sealed);
-        }
-        kept.push(Arc::clone(writer.active.segment()));
-        self.segments.store(Arc::new(kept));
-        for gone in empty.iter().filter(|segment| segment.base_offset() > end) {
-            let name = file_name(self.directory(), gone.base_offset(), FileKind::Log);
-            retry(|| self.fs().remove_file(&name)).map_err(|error| Error::io("remove", &gone.path(), error))?;
-        }
-        sync_dir(self.fs(), self.directory())
-    }
-
-    pub(super) fn accept_loss(&self, first_lost: u64) -> Result<()> {
-        let mut writer = self.writer.lock();
-        match &writer.state {
-            State::Damaged { first_lost: found, .. } if *found == first_lost => {}
-            _ => return writer.check(&self.id),
-        }
-        let next_offset = writer.next_offset;
-        // A segment of its own for what comes now: the damaged one keeps its bytes, and the name of the new one
-        // says where the log goes on even before anything is in it.
-        if writer.active.base_offset() != next_offset {
-            self.roll(&mut writer, next_offset)?;
-        }
-        let first_base = self.segments.load().first().map_or(0, |first| first.base_offset());
-        self.log_start.fetch_max(first_base.min(next_offset), Ordering::AcqRel);
-        let (segment, position) = (writer.active.base_offset(), writer.active.position());
-        sync_dir(self.fs(), self.directory())?;
-        writer.created_synced = writer.created;
-        writer.durable = DurableMark { offset: next_offset, segment, position };
-        writer.state = State::Ready;
-        drop(writer);
-        self.recovery_point.store(next_offset, Ordering::Release);
-        self.checkpoints.checkpoint()
-    }
-
-    pub(super) fn close(&self) -> Result<PartitionCheckpoint> {
-        let was = {
-            let mut writer = self.writer.lock();
-            std::mem::replace(&mut writer.state, State::Closed)
-        };
-        self.waiters.close();
-        if !matches!(was, State::Ready) {
-            return Ok(self.checkpoint());
-        }
-        let (end, unsynced_names) = {
-            let writer = self.writer.lock();
-            (writer.next_offset, writer.created > writer.created_synced)
-        };
-        self.sync_to(end)?;
-        if unsynced_names {
-            // A clean start does not look whether the directory was ever synced.
-            sync_dir(self.fs(), self.directory())?;
-        }
-        self.persist_indexes()?;
-        Ok(PartitionCheckpoint { clean: true, ..self.checkpoint() })
-    }
 }

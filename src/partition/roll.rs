@@ -43,7 +43,13 @@ impl Log {
     pub(super) fn roll(&self, writer: &mut Writer, base: u64) -> Result<()> {
         let config = self.config.load();
         let now = self.clock.now();
-        let next = ActiveSegment::create(&self.pool, self.directory(), base, config.index_interval_bytes.into(), now)?;
+        let next = ActiveSegment::create(
+            &self.pool,
+            self.directory(),
+            base,
+            config.index_interval_bytes.into(),
+            now,
+        )?;
         writer.created += 1;
         let full = std::mem::replace(&mut writer.active, next);
         let size = full.position();

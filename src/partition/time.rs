@@ -29,7 +29,10 @@ impl Partition {
     /// # Errors
     /// [`Error::Corruption`](crate::Error::Corruption) if a batch that has to be looked at is damaged.
     pub fn offset_for_timestamp(&self, timestamp: i64) -> Result<Option<TimestampOffset>> {
-        self.log.first_record(|segment| segment.max_timestamp().map(|(largest, _)| largest >= timestamp), timestamp)
+        self.log.first_record(
+            |segment| segment.max_timestamp().map(|(largest, _)| largest >= timestamp),
+            timestamp,
+        )
     }
 
     /// The first record that has the largest timestamp of all; `None` if no record has one.

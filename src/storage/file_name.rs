@@ -32,6 +32,8 @@ pub(crate) enum Stage {
     Cleaned,
     /// Written, replacing what it was made from.
     Swap,
+    /// A copy of bytes that are being written again; ours, and only there while that lasts.
+    Doubtful,
 }
 
 const KINDS: [(FileKind, &str); 5] = [
@@ -42,8 +44,19 @@ const KINDS: [(FileKind, &str); 5] = [
     (FileKind::Snapshot, "snapshot"),
 ];
 
-const STAGES: [(Stage, &str); 3] =
-    [(Stage::Deleted, ".deleted"), (Stage::Cleaned, ".cleaned"), (Stage::Swap, ".swap")];
+const STAGES: [(Stage, &str); 4] = [
+    (Stage::Deleted, ".deleted"),
+    (Stage::Cleaned, ".cleaned"),
+    (Stage::Swap, ".swap"),
+    (Stage::Doubtful, ".doubtful"),
+];
+
+impl Stage {
+    /// What is put behind the whole name.
+    pub(crate) fn suffix(self) -> &'static str {
+        STAGES.iter().find(|(known, _)| *known == self).map_or("", |(_, suffix)| suffix)
+    }
+}
 
 /// The name of a file below a partition's directory.
 pub(crate) fn file_name(directory: &Path, offset: u64, kind: FileKind) -> PathBuf {

@@ -36,7 +36,11 @@ impl LogFile {
     }
 
     /// A new, empty file.
-    pub(crate) fn create(pool: &Arc<FilePool>, directory: &std::path::Path, base_offset: u64) -> Result<Self> {
+    pub(crate) fn create(
+        pool: &Arc<FilePool>,
+        directory: &std::path::Path,
+        base_offset: u64,
+    ) -> Result<Self> {
         let file = pool.create(file_name(directory, base_offset, FileKind::Log))?;
         Ok(LogFile::new(file, base_offset, 0))
     }
@@ -167,7 +171,8 @@ impl BatchReader {
     }
 
     fn bytes(&mut self, len: u64, end: u64) -> Result<Bytes, Unreadable> {
-        let held = self.position.checked_sub(self.chunk_start).filter(|skip| skip + len <= self.chunk.len() as u64);
+        let held =
+            self.position.checked_sub(self.chunk_start).filter(|skip| skip + len <= self.chunk.len() as u64);
         let skip = match held {
             Some(skip) => skip as usize,
             None => {
@@ -198,7 +203,12 @@ impl BatchReader {
 /// before `end`: where reading can go on behind damage.
 ///
 /// Every byte position is tried, since the length of a damaged batch cannot be believed.
-pub(crate) fn find_batch_after(log: &Arc<LogFile>, position: u64, end: u64, offset: u64) -> Result<Option<u64>> {
+pub(crate) fn find_batch_after(
+    log: &Arc<LogFile>,
+    position: u64,
+    end: u64,
+    offset: u64,
+) -> Result<Option<u64>> {
     const STEP: u64 = 64 << 10;
     let header_len = RECORD_BATCH_OVERHEAD as u64;
     let mut start = position;

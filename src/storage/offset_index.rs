@@ -108,7 +108,8 @@ impl OffsetIndex {
 
     /// The entry with the greatest offset not above `offset`, or the start of the segment.
     pub fn lookup(&self, offset: u64) -> IndexEntry {
-        let below = partition_point(self.len(), |n| self.entry(n).is_some_and(|entry| entry.offset <= offset));
+        let below =
+            partition_point(self.len(), |n| self.entry(n).is_some_and(|entry| entry.offset <= offset));
         let found = below.checked_sub(1).and_then(|n| self.entry(n));
         found.unwrap_or(IndexEntry { offset: self.base_offset, position: 0 })
     }
@@ -120,14 +121,20 @@ impl OffsetIndex {
     /// entry; [`Error::ReadOnly`] if the index is sealed. Callers must not append from two threads at once.
     pub fn append(&self, offset: u64, position: u64) -> Result<()> {
         let Entries::Memory(entries) = &self.entries else {
-            return Err(Error::ReadOnly { action: "append to", path: PathBuf::from("a sealed offset index") });
+            return Err(Error::ReadOnly {
+                action: "append to",
+                path: PathBuf::from("a sealed offset index"),
+            });
         };
         let last = self.last();
         let ordered = last.is_none_or(|last| offset > last.offset && position >= last.position);
         let relative = offset.checked_sub(self.base_offset).and_then(|relative| i32::try_from(relative).ok());
         match (relative, i32::try_from(position)) {
             (Some(relative_offset), Ok(position)) if ordered => {
-                entries.push(OffsetIndexEntry { relative_offset: relative_offset as u32, position: position as u32 });
+                entries.push(OffsetIndexEntry {
+                    relative_offset: relative_offset as u32,
+                    position: position as u32,
+                });
                 Ok(())
             }
             _ => {
@@ -142,7 +149,8 @@ impl OffsetIndex {
         let mut bytes = Vec::with_capacity(self.len() * OffsetIndexEntry::SIZE);
         for IndexEntry { offset, position } in self.entries() {
             let relative_offset = (offset - self.base_offset) as u32;
-            bytes.extend_from_slice(&OffsetIndexEntry { relative_offset, position: position as u32 }.encode());
+            bytes
+                .extend_from_slice(&OffsetIndexEntry { relative_offset, position: position as u32 }.encode());
         }
         bytes
     }
@@ -157,8 +165,11 @@ impl OffsetIndex {
         let path = full_path(fs, name);
         let bytes = load_entries(fs, name, OffsetIndexEntry::SIZE, map)?;
         let checked = check_order(&bytes);
-        let len = checked.map_err(|(position, detail)| {
-            Error::Corruption { path, position, offset: base_offset, detail: detail.into() }
+        let len = checked.map_err(|(position, detail)| Error::Corruption {
+            path,
+            position,
+            offset: base_offset,
+            detail: detail.into(),
         })?;
         let bytes = if len < bytes.len() { shorten(&bytes, len) } else { bytes };
         Ok(OffsetIndex { base_offset, entries: Entries::Sealed(bytes) })
@@ -193,7 +204,12 @@ pub(super) fn partition_point(len: usize, holds: impl Fn(usize) -> bool) -> usiz
 
 /// The whole entries of an index file. It is read once even if it is mapped afterwards, so that a failing disk
 /// is an error of a call here and not a signal at a lookup.
-pub(super) fn load_entries(fs: &dyn FileSystem, name: &Path, entry_size: usize, map: bool) -> Result<Mapping> {
+pub(super) fn load_entries(
+    fs: &dyn FileSystem,
+    name: &Path,
+    entry_size: usize,
+    map: bool,
+) -> Result<Mapping> {
     let failed = |error| Error::io("read", &full_path(fs, name), error);
     let file = retry(|| fs.open(name, OpenMode::Read)).map_err(failed)?;
     let size = retry(|| file.size()).map_err(failed)?;
@@ -292,9 +308,6 @@ impl AppendOnly {
         }
     }
 }
-
-
-
 
 #[cfg(test)]
 mod tests {

@@ -210,8 +210,11 @@ impl Segment {
             let detail = "its last entry points behind the end of the log".into();
             return Err(Error::Corruption { path: self.path(), position: 0, offset: base, detail });
         }
-        let (offset, time) =
-            if self.active { (offset.to_active(u64::MAX, end), time.to_active(u64::MAX)) } else { (offset, time) };
+        let (offset, time) = if self.active {
+            (offset.to_active(u64::MAX, end), time.to_active(u64::MAX))
+        } else {
+            (offset, time)
+        };
         let indexes = Indexes::new(offset, time);
         indexes.entries_on_disk.store(indexes.offset.len() + indexes.time.len(), Ordering::Relaxed);
         Ok(indexes)
@@ -339,7 +342,13 @@ impl Indexer {
         self.note_raw(header.last_offset, position, header.size, header.max_timestamp)
     }
 
-    pub(crate) fn note_raw(&mut self, last_offset: u64, position: u64, size: u64, max_timestamp: i64) -> Result<()> {
+    pub(crate) fn note_raw(
+        &mut self,
+        last_offset: u64,
+        position: u64,
+        size: u64,
+        max_timestamp: i64,
+    ) -> Result<()> {
         if max_timestamp > self.indexes.max_timestamp.load(Ordering::Relaxed) {
             self.indexes.max_timestamp_offset.store(last_offset, Ordering::Release);
             self.indexes.max_timestamp.store(max_timestamp, Ordering::Release);
@@ -390,7 +399,13 @@ impl ActiveSegment {
         let log = Arc::new(LogFile::create(pool, directory, base_offset)?);
         let segment = Segment::with_form(log, directory.to_path_buf(), index_interval, true);
         segment.keep(Indexes::empty(base_offset));
-        Ok(ActiveSegment { segment: Arc::new(segment), position: 0, indexer: None, rolling_timestamp: None, created: now })
+        Ok(ActiveSegment {
+            segment: Arc::new(segment),
+            position: 0,
+            indexer: None,
+            rolling_timestamp: None,
+            created: now,
+        })
     }
 
     /// An existing log file of which `position` bytes are valid and may be read. If no indexes are given, they are
@@ -484,7 +499,8 @@ impl ActiveSegment {
     /// memory until their files are written.
     pub(crate) fn seal(self) -> Arc<Segment> {
         let active = self.segment;
-        let sealed = Segment::sealed(Arc::clone(&active.log), active.directory.clone(), active.index_interval);
+        let sealed =
+            Segment::sealed(Arc::clone(&active.log), active.directory.clone(), active.index_interval);
         if let Some(indexes) = active.indexes.load_full() {
             // An entry that is refused would only have been a hint.
             let _ = Indexer::new(Arc::clone(&indexes), 0).finish();

@@ -21,7 +21,11 @@ impl TransactionIndex {
     /// then it has to be rebuilt from the log.
     pub fn open(directory: impl AsRef<Path>, base_offset: u64) -> Result<Self> {
         let fs = Disk::open(directory)?;
-        TransactionIndex::load(&fs, &file_name(Path::new(""), base_offset, FileKind::TransactionIndex), base_offset)
+        TransactionIndex::load(
+            &fs,
+            &file_name(Path::new(""), base_offset, FileKind::TransactionIndex),
+            base_offset,
+        )
     }
 
     /// The entries, in the order of their markers.

@@ -66,7 +66,9 @@ impl Shared {
         let written = if rebuilt { self.write_manifest() } else { Ok(()) };
         let written = written.and_then(|()| if clean { Ok(()) } else { self.write_positions() });
         match written {
-            Err(error @ (Error::StorageFull { .. } | Error::TooManyOpenFiles { .. })) => self.warn(error.to_string()),
+            Err(error @ (Error::StorageFull { .. } | Error::TooManyOpenFiles { .. })) => {
+                self.warn(error.to_string())
+            }
             result => result?,
         }
         self.remove_doomed();
@@ -91,7 +93,9 @@ impl Shared {
             },
             Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
             // Something else of that name, or a length that cannot be: as good as damaged.
-            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::InvalidInput => source.to_string(),
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::InvalidInput => {
+                source.to_string()
+            }
             Err(error @ Error::TooLarge { .. }) => error.to_string(),
             Err(error) => return Err(error),
         };
@@ -117,7 +121,8 @@ impl Shared {
 
     fn list_root(&self) -> Result<Listing> {
         let root = Path::new("");
-        let entries = retry(|| self.fs.list(root)).map_err(|error| Error::io("list", self.fs.root(), error))?;
+        let entries =
+            retry(|| self.fs.list(root)).map_err(|error| Error::io("list", self.fs.root(), error))?;
         let mut listing = Listing::default();
         for entry in entries {
             let path = PathBuf::from(&entry.name);
@@ -135,8 +140,14 @@ impl Shared {
     }
 
     /// The topics there are, by the manifest and by the directories, and whether the manifest lacks any of it.
-    fn merge(&self, manifest: Option<Manifest>, listing: &Listing, foreign: bool) -> Result<(Vec<ManifestTopic>, bool)> {
-        let mut rebuilt = manifest.as_ref().is_none_or(|manifest| manifest.topics.iter().any(|topic| topic.deleting));
+    fn merge(
+        &self,
+        manifest: Option<Manifest>,
+        listing: &Listing,
+        foreign: bool,
+    ) -> Result<(Vec<ManifestTopic>, bool)> {
+        let mut rebuilt =
+            manifest.as_ref().is_none_or(|manifest| manifest.topics.iter().any(|topic| topic.deleting));
         let mut topics = manifest.map(|manifest| manifest.topics).unwrap_or_default();
         if foreign {
             for topic in topics.iter_mut().filter(|topic| !topic.sparse) {
@@ -151,8 +162,14 @@ impl Shared {
             let count = numbers.last().map_or(0, |last| last + 1);
             let id = self.stored_topic_id(name, numbers).unwrap_or_else(|| self.random_id());
             // Whoever wrote it may have compacted it.
-            let topic =
-                ManifestTopic { name: name.clone(), id, partitions: count, sparse: true, deleting: false, config: BTreeMap::new() };
+            let topic = ManifestTopic {
+                name: name.clone(),
+                id,
+                partitions: count,
+                sparse: true,
+                deleting: false,
+                config: BTreeMap::new(),
+            };
             topics.push(topic);
             rebuilt = true;
         }

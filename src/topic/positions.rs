@@ -53,7 +53,8 @@ impl Positions {
         let undisturbed = text.is_none() || ours.kafka_checksums.contains(&kafka_checksum);
         let mut partitions = BTreeMap::new();
         for (id, stored) in ours.partitions {
-            let known = if undisturbed { known(&stored) } else { disturbed(&stored, kafkas.get(&id).copied()) };
+            let known =
+                if undisturbed { known(&stored) } else { disturbed(&stored, kafkas.get(&id).copied()) };
             partitions.insert(id, known);
         }
         Ok((Positions { partitions, kafka_checksum }, !undisturbed))
@@ -68,7 +69,10 @@ impl Positions {
     }
 
     /// Takes note of new positions of some partitions; those of the others stay as they were.
-    pub(super) fn update(&mut self, positions: impl IntoIterator<Item = (TopicPartition, PartitionCheckpoint)>) {
+    pub(super) fn update(
+        &mut self,
+        positions: impl IntoIterator<Item = (TopicPartition, PartitionCheckpoint)>,
+    ) {
         self.partitions.extend(positions);
     }
 
@@ -76,7 +80,9 @@ impl Positions {
     pub(super) fn write(&mut self, fs: &dyn FileSystem) -> Result<()> {
         let entries = |offset: fn(&PartitionCheckpoint) -> Option<u64>| {
             let entry = |(id, position): (&TopicPartition, _)| Some((id.clone(), offset(position)?));
-            OffsetCheckpoint { entries: self.partitions.iter().filter_map(entry).collect() }.encode().into_bytes()
+            OffsetCheckpoint { entries: self.partitions.iter().filter_map(entry).collect() }
+                .encode()
+                .into_bytes()
         };
         let text = entries(|position| Some(position.recovery_point));
         let log_starts = entries(|position| position.log_start.filter(|&start| start > 0));
@@ -120,7 +126,11 @@ fn stored(position: &PartitionCheckpoint) -> Stored {
 
 /// The offsets in one of Kafka's files, or none if it is damaged.
 fn offsets(text: &[u8]) -> HashMap<TopicPartition, u64> {
-    OffsetCheckpoint::decode(text).map(|checkpoint| checkpoint.entries).unwrap_or_default().into_iter().collect()
+    OffsetCheckpoint::decode(text)
+        .map(|checkpoint| checkpoint.entries)
+        .unwrap_or_default()
+        .into_iter()
+        .collect()
 }
 
 fn optional(read: Result<Vec<u8>>) -> Result<Option<Vec<u8>>> {

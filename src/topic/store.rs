@@ -131,7 +131,8 @@ impl Store {
     }
 
     pub(super) fn open_with(options: StoreOptions, fs: Arc<dyn FileSystem>) -> Result<Store> {
-        let pool = FilePool::new(Arc::clone(&fs), options.max_open_files, options.read_only, options.map_indexes);
+        let pool =
+            FilePool::new(Arc::clone(&fs), options.max_open_files, options.read_only, options.map_indexes);
         let lock = if options.read_only { None } else { Some(take_lock(&*fs)?) };
         let shared = Arc::new(Shared {
             fs,

@@ -152,7 +152,9 @@ impl Topic {
     }
 
     fn store(&self) -> Result<Arc<Shared>> {
-        self.store.upgrade().ok_or_else(|| Error::Closed { what: format!("the store of topic {}", self.state.name) })
+        self.store
+            .upgrade()
+            .ok_or_else(|| Error::Closed { what: format!("the store of topic {}", self.state.name) })
     }
 
     fn unknown(&self, partition: u32) -> Error {

@@ -1,0 +1,96 @@
+//! What a crash left of a change: files on their way out, segments half swapped (Kafka's `LogLoader`).
+
+use std::ffi::OsString;
+use std::io;
+use std::sync::Arc;
+
+use super::recovery::Recovery;
+use crate::error::{Error, Result};
+use crate::fs::{EntryKind, full_path, retry, sync_dir};
+use crate::storage::file_name::{FileKind, Stage, file_name, parse_file_name};
+use crate::storage::{BatchReader, LogFile, Unreadable};
+
+impl Recovery<'_> {
+    /// Removes files on their way out, and finishes or undoes a swap of segments (Kafka's `LogLoader`).
+    pub(super) fn finish_interrupted_changes(&mut self) -> Result<()> {
+        if self.from.pool.read_only() {
+            return Ok(());
+        }
+        let mut staged = Vec::new();
+        for (name, kind) in self.list()? {
+            if let (Some((offset, file, stage)), EntryKind::File) = (parse_file_name(&name), kind) {
+                staged.push((offset, file, stage, name));
+            }
+        }
+        if staged.iter().all(|(_, _, stage, _)| *stage == Stage::Final) {
+            return Ok(());
+        }
+        let cleaned = staged.iter().filter(|(_, _, stage, _)| *stage == Stage::Cleaned);
+        let first_cleaned = cleaned.map(|(offset, ..)| *offset).min().unwrap_or(u64::MAX);
+        let swaps: Vec<_> = staged
+            .iter()
+            .filter(|(offset, _, stage, _)| *stage == Stage::Swap && *offset < first_cleaned)
+            .cloned()
+            .collect();
+        for (offset, _, stage, name) in &staged {
+            let undone = *stage == Stage::Swap && *offset >= first_cleaned;
+            if matches!(stage, Stage::Deleted | Stage::Cleaned) || undone {
+                self.remove(name)?;
+            }
+        }
+        let replaced = self.swapped_offsets(&swaps)?;
+        for (offset, _, stage, name) in &staged {
+            if *stage == Stage::Final && replaced.as_ref().is_some_and(|range| range.contains(offset)) {
+                self.remove(name)?;
+            }
+        }
+        for (offset, kind, _, name) in &swaps {
+            let (from, to) =
+                (self.from.directory.join(name), file_name(&self.from.directory, *offset, *kind));
+            let fs = self.from.pool.fs();
+            let renamed = retry(|| fs.rename(&from, &to));
+            renamed.map_err(|error| Error::io("rename", &full_path(fs, &from), error))?;
+            self.report.finished.push(from);
+        }
+        sync_dir(self.from.pool.fs(), &self.from.directory)
+    }
+
+    /// The offsets that finished but unnamed segments replace.
+    fn swapped_offsets(
+        &self,
+        swaps: &[(u64, FileKind, Stage, OsString)],
+    ) -> Result<Option<std::ops::Range<u64>>> {
+        let mut range: Option<std::ops::Range<u64>> = None;
+        for (base, _, _, name) in swaps.iter().filter(|(_, kind, _, _)| *kind == FileKind::Log) {
+            let log = Arc::new(LogFile::new(self.from.pool.file(self.from.directory.join(name)), *base, 0));
+            let (size, mut next_offset) = (log.size()?, *base);
+            let mut reader = BatchReader::new(Arc::clone(&log), 0);
+            loop {
+                match reader.next(size) {
+                    Ok(Some(batch)) => next_offset = batch.next_offset(),
+                    Ok(None) => break,
+                    Err(Unreadable::Failed(error)) => return Err(error),
+                    Err(Unreadable::Damaged(error)) => {
+                        return Err(log.corruption(reader.position(), next_offset, error));
+                    }
+                }
+            }
+            let (start, end) = range.map_or((*base, next_offset), |range| (range.start, range.end));
+            range = Some(start.min(*base)..end.max(next_offset));
+        }
+        Ok(range)
+    }
+
+    pub(super) fn remove(&mut self, name: &OsString) -> Result<()> {
+        let path = self.from.directory.join(name);
+        let fs = self.from.pool.fs();
+        match retry(|| fs.remove_file(&path)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::io("remove", &full_path(fs, &path), error));
+            }
+            _ => {}
+        }
+        self.report.finished.push(path);
+        Ok(())
+    }
+}

@@ -1,0 +1,150 @@
+//! The ends of a log's life in this process, and the way back: poisoned and reopened, damaged and accepted, closed.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::recovery::PartitionCheckpoint;
+use super::{DurableMark, Log, State, Writer, doubt};
+use crate::error::{Error, Result};
+use crate::fs::{retry, sync_dir};
+use crate::storage::file_name::{FileKind, file_name};
+use crate::storage::{ActiveSegment, BatchReader, Indexes, LogFile, Segment, Unreadable};
+
+impl Log {
+    pub(super) fn reopen(&self) -> Result<()> {
+        let _one_at_a_time = self.upkeep.lock();
+        let mut writer = self.writer.lock();
+        if !matches!(writer.state, State::Poisoned { .. }) {
+            return writer.check(&self.id);
+        }
+        self.reopen_locked(&mut writer)?;
+        writer.state = State::Ready;
+        self.commit.reset(writer.next_offset);
+        Ok(())
+    }
+
+    /// Goes back to what was published, makes that durable, and begins a new segment behind it.
+    fn reopen_locked(&self, writer: &mut Writer) -> Result<()> {
+        let end = self.log_end.load(Ordering::Acquire);
+        let durable = writer.durable;
+        let segments = self.segments.load_full();
+        for segment in segments.iter().filter(|segment| segment.base_offset() >= durable.segment) {
+            let log = segment.log();
+            let published = log.readable();
+            let from = if segment.base_offset() == durable.segment { durable.position } else { 0 };
+            self.check_readable(segment, from.min(published), published)?;
+            log.file().forget_failure();
+            log.cut(published)?;
+            doubt::rewrite(self.directory(), log, from.min(published), published)?;
+        }
+        sync_dir(self.fs(), self.directory())?;
+        self.begin_anew(writer, end)?;
+        writer.next_offset = end;
+        writer.unsynced.clear();
+        writer.created_synced = writer.created;
+        let (segment, position) = (writer.active.base_offset(), writer.active.position());
+        writer.durable = DurableMark { offset: end, segment, position };
+        self.recovery_point.store(end, Ordering::Release);
+        Ok(())
+    }
+
+    /// What the disk gives back after a failed sync need not be what was written.
+    fn check_readable(&self, segment: &Segment, from: u64, to: u64) -> Result<()> {
+        let mut reader = BatchReader::new(Arc::clone(segment.log()), from);
+        loop {
+            let position = reader.position();
+            match reader.next(to) {
+                Ok(Some(_)) => {}
+                Ok(None) => return Ok(()),
+                Err(Unreadable::Failed(error)) => return Err(error),
+                Err(Unreadable::Damaged(error)) => {
+                    return Err(segment.log().corruption(position, segment.base_offset(), error));
+                }
+            }
+        }
+    }
+
+    /// Begins a segment at `end`, and drops those in which nothing was published.
+    fn begin_anew(&self, writer: &mut Writer, end: u64) -> Result<()> {
+        let mut kept = Vec::clone(&self.segments.load());
+        let mut empty = Vec::new();
+        while kept.last().is_some_and(|last| last.size() == 0 && last.base_offset() >= end) {
+            empty.extend(kept.pop());
+        }
+        let interval = self.config.load().index_interval_bytes.into();
+        let now = self.clock.now();
+        // A file of that name serves again, so that a disk without room cannot get in between.
+        let next = if empty.iter().any(|segment| segment.base_offset() == end) {
+            let file = self.pool.file(file_name(self.directory(), end, FileKind::Log));
+            let log = Arc::new(LogFile::new(file, end, 0));
+            ActiveSegment::reopen(log, self.directory(), interval, Some(Arc::new(Indexes::empty(end))), now)
+        } else {
+            ActiveSegment::create(&self.pool, self.directory(), end, interval, now)?
+        };
+        let mut old = std::mem::replace(&mut writer.active, next);
+        if kept.last().is_some_and(|last| Arc::ptr_eq(last, old.segment())) {
+            kept.pop();
+            old.go_back(old.segment().size());
+            let sealed = old.seal();
+            // Entries for what was cut may be among them.
+            sealed.adopt(None);
+            writer.unindexed.push(Arc::clone(&sealed));
+            kept.push(sealed);
+        }
+        kept.push(Arc::clone(writer.active.segment()));
+        self.segments.store(Arc::new(kept));
+        for gone in empty.iter().filter(|segment| segment.base_offset() > end) {
+            let name = file_name(self.directory(), gone.base_offset(), FileKind::Log);
+            retry(|| self.fs().remove_file(&name))
+                .map_err(|error| Error::io("remove", &gone.path(), error))?;
+        }
+        sync_dir(self.fs(), self.directory())
+    }
+
+    pub(super) fn accept_loss(&self, first_lost: u64) -> Result<()> {
+        let mut writer = self.writer.lock();
+        match &writer.state {
+            State::Damaged { first_lost: found, .. } if *found == first_lost => {}
+            _ => return writer.check(&self.id),
+        }
+        let next_offset = writer.next_offset;
+        // A segment of its own for what comes now: the damaged one keeps its bytes, and the name of the new one
+        // says where the log goes on even before anything is in it.
+        if writer.active.base_offset() != next_offset {
+            self.roll(&mut writer, next_offset)?;
+        }
+        let first_base = self.segments.load().first().map_or(0, |first| first.base_offset());
+        self.log_start.fetch_max(first_base.min(next_offset), Ordering::AcqRel);
+        let (segment, position) = (writer.active.base_offset(), writer.active.position());
+        sync_dir(self.fs(), self.directory())?;
+        writer.created_synced = writer.created;
+        writer.durable = DurableMark { offset: next_offset, segment, position };
+        writer.state = State::Ready;
+        drop(writer);
+        self.recovery_point.store(next_offset, Ordering::Release);
+        self.checkpoints.checkpoint()
+    }
+
+    pub(super) fn close(&self) -> Result<PartitionCheckpoint> {
+        let poisoned = matches!(self.writer.lock().state, State::Poisoned { .. });
+        // A last attempt: what was acknowledged and is not on disk would otherwise be left to luck.
+        let healed = if poisoned { self.reopen() } else { Ok(()) };
+        let was = std::mem::replace(&mut self.writer.lock().state, State::Closed);
+        self.waiters.close();
+        healed?;
+        if !matches!(was, State::Ready) {
+            return Ok(self.checkpoint());
+        }
+        let (end, unsynced_names) = {
+            let writer = self.writer.lock();
+            (writer.next_offset, writer.created > writer.created_synced)
+        };
+        self.sync_to(end)?;
+        if unsynced_names {
+            // A clean start does not look whether the directory was ever synced.
+            sync_dir(self.fs(), self.directory())?;
+        }
+        self.persist_indexes()?;
+        Ok(PartitionCheckpoint { clean: true, ..self.checkpoint() })
+    }
+}
