@@ -44,7 +44,10 @@ impl Kind {
             "annals.checkpoint" => Kind::Checkpoint,
             ".lock" | ".kafka_cleanshutdown" | "meta.properties" | "bootstrap.checkpoint" => Kind::Known,
             name if name.ends_with("-offset-checkpoint") => Kind::OffsetCheckpoint,
-            name if [".tmp", ".deleted", ".cleaned", ".swap"].iter().any(|end| name.ends_with(end)) => {
+            name if [".tmp", ".deleted", ".cleaned", ".swap", ".doubtful"]
+                .iter()
+                .any(|end| name.ends_with(end)) =>
+            {
                 Kind::Leftover
             }
             _ => Kind::Unknown,

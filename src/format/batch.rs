@@ -470,8 +470,8 @@ pub fn stamp_append_time(batch: &mut [u8], millis: i64) -> Result<(), FormatErro
 /// Corrects the largest timestamp of an encoded v2 batch, and computes the checksum again.
 ///
 /// # Errors
-/// [`FormatError`] if `batch` is not exactly one v2 batch or `millis` is below -1, which is none. The batch is unchanged
-/// then.
+/// [`FormatError`] if `batch` is not exactly one v2 batch or `millis` is below -1, which is none. The batch is
+/// unchanged then.
 pub fn stamp_max_timestamp(batch: &mut [u8], millis: i64) -> Result<(), FormatError> {
     if millis < -1 {
         return Err(FormatError::Invalid {

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::read::Cursor;
 use super::{Log, Partition};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::RecordBatch;
 use crate::storage::Segment;
 
@@ -27,7 +27,7 @@ impl Partition {
     /// Timestamps need not be in order: records behind it may be earlier.
     ///
     /// # Errors
-    /// [`Error::Corruption`](crate::Error::Corruption) if a batch that has to be looked at is damaged.
+    /// [`Error::Corruption`] if a batch that has to be looked at is damaged.
     pub fn offset_for_timestamp(&self, timestamp: i64) -> Result<Option<TimestampOffset>> {
         self.log.first_record(
             |segment| segment.max_timestamp().map(|(largest, _)| largest >= timestamp),
@@ -84,7 +84,7 @@ impl Log {
         let records = batch.records(limit).map_err(|error| {
             let path = crate::fs::full_path(self.fs(), self.directory());
             let (position, offset) = (0, header.base_offset);
-            crate::Error::Corruption { path, position, offset, detail: error.to_string() }
+            Error::Corruption { path, position, offset, detail: error.to_string() }
         })?;
         let found = records.iter().find(|record| record.timestamp() >= timestamp && record.offset() >= start);
         Ok(found.map(|record| TimestampOffset {
