@@ -1,6 +1,8 @@
 //! Rules of this repository that no lint can say, kept by reading its files: layers, who may touch the world,
 //! file heads, lengths, leftovers, and files that nobody refers to.
 
+#![allow(clippy::panic, reason = "a test that cannot read its files has failed")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -121,7 +123,7 @@ fn check_functions(code: &str, report: &mut Report<'_>) {
     let lines: Vec<&str> = code.lines().collect();
     for (index, line) in lines.iter().enumerate() {
         let Some(name) = function_on(line) else { continue };
-        let length = body_length(&lines[index..]);
+        let length = body_length(lines.get(index..).unwrap_or_default());
         if length > FUNCTION_LINES_MAX {
             report(index + 1, format!("fn {name} has {length} lines, at most {FUNCTION_LINES_MAX}"));
         }

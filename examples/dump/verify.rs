@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 
 use annals::format::{ControlType, LeaderEpochs, PartitionMetadata, ProducerSnapshot};
@@ -23,6 +24,14 @@ struct Batch {
     max_timestamp: i64,
     /// The producer, if it is a control batch, and what its record says, if it has one.
     control: Option<(Option<i64>, Option<ControlType>)>,
+}
+
+/// What a log file holds.
+#[derive(Default)]
+struct Content {
+    batches: Vec<Batch>,
+    /// Stretches that are no batch. What an index says of them cannot be checked.
+    damaged: Vec<Range<u64>>,
 }
 
 /// The indexes of a segment as they lay on disk before its log was read.
@@ -133,13 +142,13 @@ fn segment(
     log.end = log.end.max(base);
     log.segments += 1;
     log.bytes += segment.size();
-    let batches = batches(&segment, sealed, durable, log, out)?;
+    let content = batches(&segment, sealed, durable, log, out)?;
     out.begin(&name("index"));
-    offset_index(indexes.offset, &batches, segment.size(), sealed, out)?;
+    offset_index(indexes.offset, &content, segment.size(), sealed, out)?;
     out.begin(&name("timeindex"));
-    time_index(indexes.time, &batches, sealed, out)?;
+    time_index(indexes.time, &content, sealed, out)?;
     out.begin(&name("txnindex"));
-    transaction_index(indexes.transaction, &batches, out)
+    transaction_index(indexes.transaction, &content, out)
 }
 
 /// Reads every batch and record of a segment.
@@ -149,14 +158,14 @@ fn batches(
     durable: u64,
     log: &mut Log,
     out: &mut Output,
-) -> io::Result<Vec<Batch>> {
-    let mut found = Vec::new();
+) -> io::Result<Content> {
+    let mut found = Content::default();
     let mut batches = segment.batches();
     loop {
         let position = batches.position();
         match batches.next() {
             None => return Ok(found),
-            Some(Ok(batch)) => found.push(one_batch(&batch, position, log, out)?),
+            Some(Ok(batch)) => found.batches.push(one_batch(&batch, position, log, out)?),
             Some(Err(Error::Corruption { detail, .. })) => {
                 let behind = match batches.skip_damage() {
                     Ok(behind) => behind,
@@ -167,6 +176,7 @@ fn batches(
                 };
                 let place = Place::at(position, log.end);
                 let bytes = behind.unwrap_or(segment.size()) - position;
+                found.damaged.push(position..position + bytes);
                 // Being written just now, or cut by a crash: recovery removes it.
                 if behind.is_none() && !sealed && log.end >= durable {
                     out.note(place, format!("an incomplete end of {bytes} bytes: {detail}"))?;
@@ -230,15 +240,19 @@ fn one_batch(batch: &RecordBatch, position: u64, log: &mut Log, out: &mut Output
 /// Every entry must name a batch and an offset at which it, or one behind it, ends.
 fn offset_index(
     index: Result<OffsetIndex, Error>,
-    batches: &[Batch],
+    content: &Content,
     size: u64,
     sealed: bool,
     out: &mut Output,
 ) -> io::Result<()> {
     let Some(index) = present(index, sealed, out)? else { return Ok(()) };
+    let batches = &content.batches;
     for (n, entry) in index.entries().enumerate() {
         let place = Place::at(n as u64 * 8, entry.offset);
         let position = entry.position;
+        if content.damaged.iter().any(|range| range.contains(&position)) {
+            continue;
+        }
         match batches.binary_search_by_key(&position, |batch| batch.position) {
             // Recovery drops it together with the end of the log.
             Err(_) if position >= size && !sealed => {
@@ -261,11 +275,12 @@ fn offset_index(
 /// of a sealed segment must be the largest of all.
 fn time_index(
     index: Result<TimeIndex, Error>,
-    batches: &[Batch],
+    content: &Content,
     sealed: bool,
     out: &mut Output,
 ) -> io::Result<()> {
     let Some(index) = present(index, sealed, out)? else { return Ok(()) };
+    let batches = &content.batches;
     let mut largest_before = Vec::with_capacity(batches.len());
     let mut largest = -1;
     for batch in batches {
@@ -280,6 +295,7 @@ fn time_index(
             None if !sealed && batches.last().is_none_or(|last| last.last < entry.offset) => {
                 out.note(place, "it points behind the log")?;
             }
+            None if !content.damaged.is_empty() => {}
             None => out.damage(place, "no batch holds that offset")?,
             Some((batch, _)) if batch.max_timestamp != entry.timestamp => {
                 let what = format!(
@@ -305,13 +321,14 @@ fn time_index(
 /// Every entry must name an abort marker of that producer.
 fn transaction_index(
     index: Result<TransactionIndex, Error>,
-    batches: &[Batch],
+    content: &Content,
     out: &mut Output,
 ) -> io::Result<()> {
     let index = match index {
         Ok(index) => index,
         Err(error) => return refused(error, out),
     };
+    let batches = &content.batches;
     for (n, entry) in index.entries().iter().enumerate() {
         let place = Place::at(n as u64 * 34, entry.last_offset);
         let at = batches.partition_point(|batch| batch.last < entry.last_offset);
@@ -319,6 +336,7 @@ fn transaction_index(
         match batch.map(|batch| batch.control) {
             Some(Some((producer, None | Some(ControlType::Abort))))
                 if producer == Some(entry.producer_id) => {}
+            None if !content.damaged.is_empty() => {}
             _ => out.damage(place, format!("there is no abort marker of producer {}", entry.producer_id))?,
         }
         if entry.first_offset > entry.last_offset {
