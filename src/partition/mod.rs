@@ -152,6 +152,8 @@ enum State {
     },
     ReadOnly,
     Closed,
+    /// The topic was deleted: nothing of it is to be written down any more.
+    Deleted,
 }
 
 /// Where the partition reports that its recovery point moved far enough to be written down.
@@ -267,22 +269,22 @@ impl Partition {
 
     /// Writes indexes that are only in memory to their files.
     pub(crate) fn persist_indexes(&self) -> Result<()> {
-        self.log.persist_indexes()
+        self.log.persist_indexes(false)
     }
 
     /// How far the log is known to be safe, to be written down.
-    pub(crate) fn checkpoint(&self) -> PartitionCheckpoint {
+    pub(crate) fn checkpoint(&self) -> Option<PartitionCheckpoint> {
         self.log.checkpoint()
     }
 
     /// Ends appends, syncs, and writes what a clean start needs. Handles that are left can still read.
-    pub(crate) fn close(&self) -> Result<PartitionCheckpoint> {
+    pub(crate) fn close(&self) -> Result<Option<PartitionCheckpoint>> {
         self.log.close()
     }
 
     /// Ends appends and waits at once, without syncing anything: the partition is being deleted.
     pub(crate) fn abandon(&self) {
-        self.log.writer.lock().state = State::Closed;
+        self.log.writer.lock().state = State::Deleted;
         self.log.waiters.close();
     }
 }
@@ -325,7 +327,7 @@ impl Writer {
                 Err(Error::Damaged { partition: partition(), detail: detail.clone() })
             }
             State::ReadOnly => Err(Error::ReadOnly { action: "append to", path: partition().into() }),
-            State::Closed => Err(Error::Closed { what: partition() }),
+            State::Closed | State::Deleted => Err(Error::Closed { what: partition() }),
         }
     }
 

@@ -125,11 +125,15 @@ impl Log {
         self.checkpoints.checkpoint()
     }
 
-    pub(super) fn close(&self) -> Result<PartitionCheckpoint> {
+    pub(super) fn close(&self) -> Result<Option<PartitionCheckpoint>> {
         let poisoned = matches!(self.writer.lock().state, State::Poisoned { .. });
         // A last attempt: what was acknowledged and is not on disk would otherwise be left to luck.
         let healed = if poisoned { self.reopen() } else { Ok(()) };
-        let was = std::mem::replace(&mut self.writer.lock().state, State::Closed);
+        let was = {
+            let state = &mut self.writer.lock().state;
+            let closed = if matches!(state, State::Deleted) { State::Deleted } else { State::Closed };
+            std::mem::replace(state, closed)
+        };
         self.waiters.close();
         healed?;
         if !matches!(was, State::Ready) {
@@ -144,7 +148,7 @@ impl Log {
             // A clean start does not look whether the directory was ever synced.
             sync_dir(self.fs(), self.directory())?;
         }
-        self.persist_indexes()?;
-        Ok(PartitionCheckpoint { clean: true, ..self.checkpoint() })
+        self.persist_indexes(true)?;
+        Ok(self.checkpoint().map(|end| PartitionCheckpoint { clean: true, ..end }))
     }
 }
