@@ -112,6 +112,8 @@ struct Writer {
     active: ActiveSegment,
     /// The offset that the next record will get; at or above the published log end.
     next_offset: u64,
+    /// Counts reopenings: offsets that were written but not published in one life are given again in the next.
+    life: u64,
     /// Sealed segments with bytes that are not synced, and how many bytes each has.
     unsynced: Vec<(Arc<Segment>, u64)>,
     /// Sealed segments whose index files are not written yet.
@@ -223,8 +225,7 @@ impl Partition {
     /// # Errors
     /// [`Error::Io`] or [`Error::StorageFull`] if the sync fails; the partition is then poisoned.
     pub fn flush(&self) -> Result<()> {
-        let end = self.log.writer.lock().next_offset;
-        self.log.sync_to(end)
+        self.log.sync_written()
     }
 
     /// Waits until there is a record at `offset` or behind it, at most for `timeout`. Returns whether there is.

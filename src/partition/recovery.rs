@@ -180,6 +180,7 @@ impl Unopened {
             state: self.state(&report, outcome.unrepaired),
             active,
             next_offset: outcome.next_offset,
+            life: 0,
             unsynced: Vec::new(),
             unindexed: Vec::new(),
             created,

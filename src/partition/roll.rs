@@ -74,8 +74,7 @@ impl Log {
         }
         self.bytes_since_checkpoint.store(0, Ordering::Relaxed);
         if rolled {
-            let end = self.writer.lock().active.base_offset();
-            self.sync_to(end)?;
+            self.sync_written()?;
         }
         // If one of them fails, nothing appended is in danger: the old checkpoint stands, a recovery reads a
         // little more, and the next append tries again. Closing and `Store::maintain` report what still fails.
