@@ -12,7 +12,7 @@ use super::file_name::{FileKind, file_name};
 use super::log_file::{BatchReader, LogFile, Unreadable, find_batch_after};
 use super::offset_index::OffsetIndex;
 use super::pool::{FilePool, Forget};
-use super::time_index::TimeIndex;
+use super::time_index::{TimeIndex, TimeIndexEntry};
 use crate::error::{Error, Result};
 use crate::format::{BatchHeader, RecordBatch};
 use crate::fs::Disk;
@@ -38,6 +38,7 @@ pub struct Segment {
     indexes: Arc<ArcSwapOption<Indexes>>,
     loading: Mutex<()>,
     rebuilt: AtomicBool,
+    times_checked: AtomicBool,
 }
 
 /// The two indexes of a segment and what they cannot hold yet.
@@ -122,6 +123,7 @@ impl Segment {
             indexes: Arc::default(),
             loading: Mutex::default(),
             rebuilt: AtomicBool::new(false),
+            times_checked: AtomicBool::new(false),
         }
     }
 
@@ -129,11 +131,57 @@ impl Segment {
         &self.log
     }
 
-    /// The largest timestamp of its records, -1 if they have none, and where to find it.
-    pub(crate) fn max_timestamp(&self) -> Result<(i64, u64)> {
-        let indexes = self.indexes()?;
-        let offset = indexes.max_timestamp_offset.load(Ordering::Acquire);
-        Ok((indexes.max_timestamp.load(Ordering::Acquire), offset))
+    /// The largest timestamp of its records, -1 if they have none.
+    pub(crate) fn max_timestamp(&self) -> Result<i64> {
+        if !self.active && !self.times_checked.swap(true, Ordering::AcqRel) {
+            self.check_times()?;
+        }
+        Ok(self.indexes()?.max_timestamp.load(Ordering::Acquire))
+    }
+
+    /// An offset up to which no record is later than `timestamp`, confirmed by the batch that ends there; or the
+    /// base offset.
+    pub(crate) fn offset_hint(&self, timestamp: i64) -> Result<u64> {
+        let hint = self.indexes()?.time.lookup(timestamp);
+        let confirmed = hint.timestamp >= 0 && self.holds_time(hint)?;
+        Ok(if confirmed { hint.offset } else { self.base_offset() })
+    }
+
+    /// A time index that lost its last entries looks like a whole one. What lies behind its last entry must not be
+    /// later, or it is made anew.
+    fn check_times(&self) -> Result<()> {
+        let last = self.indexes()?.time.last();
+        let last = last.unwrap_or(TimeIndexEntry { timestamp: -1, offset: self.base_offset() });
+        let end = self.log.readable();
+        let mut reader = BatchReader::new(Arc::clone(&self.log), self.position_hint(last.offset)?);
+        loop {
+            match reader.next(end) {
+                Ok(Some(batch)) if batch.header().max_timestamp > last.timestamp => break,
+                Ok(Some(_)) => {}
+                Ok(None) => return Ok(()),
+                Err(Unreadable::Failed(error)) => return Err(error),
+                Err(Unreadable::Damaged(_)) => break,
+            }
+        }
+        self.keep(self.rebuild()?);
+        Ok(())
+    }
+
+    /// Whether a batch with that largest timestamp ends at that offset.
+    fn holds_time(&self, entry: TimeIndexEntry) -> Result<bool> {
+        let end = self.log.readable();
+        let mut reader = BatchReader::new(Arc::clone(&self.log), self.position_hint(entry.offset)?);
+        loop {
+            match reader.next(end) {
+                Ok(Some(batch)) if batch.last_offset() < entry.offset => {}
+                Ok(Some(batch)) => {
+                    let header = batch.header();
+                    return Ok(header.last_offset == entry.offset && header.max_timestamp == entry.timestamp);
+                }
+                Ok(None) | Err(Unreadable::Damaged(_)) => return Ok(false),
+                Err(Unreadable::Failed(error)) => return Err(error),
+            }
+        }
     }
 
     /// A batch boundary at or before the first batch that reaches `offset`, confirmed by the batch found there.
