@@ -10,6 +10,7 @@ pub struct Vector {
 
 impl Vector {
     /// Whether it is a batch or a legacy message, rather than a file beside the log.
+    #[allow(dead_code, reason = "not every test that shares this module needs it")]
     pub fn is_batch(&self) -> bool {
         self.name.starts_with(['B', 'C', 'L'])
     }
