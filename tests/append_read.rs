@@ -495,7 +495,8 @@ fn an_encoded_batch_in_another_codec_than_the_topics_is_compressed_again() {
 #[test]
 fn encoded_batches_that_may_not_be_are_refused_each_for_its_reason() {
     let good = encoded(&["a", "b"]);
-    let invalid = |what: &'static str| move |error: &FormatError| matches!(error, FormatError::Invalid { what: named, .. } if *named == what);
+    let names = |error: &FormatError, what| matches!(error, FormatError::Invalid { what: named, .. } if *named == what);
+    let invalid = |what: &'static str| move |error: &FormatError| names(error, what);
     type Expects = Box<dyn Fn(&FormatError) -> bool>;
     let mut bad_checksum = good.clone();
     *bad_checksum.last_mut().unwrap() ^= 1;
