@@ -27,7 +27,7 @@ pub(crate) fn vectors() -> Vec<Vector> {
             let (name, size, hex) = (fields.next().unwrap(), fields.next().unwrap(), fields.next().unwrap());
             let bytes: Vec<u8> = (0..hex.len())
                 .step_by(2)
-                .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hexadecimal"))
+                .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap())
                 .collect();
             assert_eq!(bytes.len(), size.parse::<usize>().unwrap(), "size of {name}");
             Vector { name, bytes }
