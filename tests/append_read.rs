@@ -492,17 +492,15 @@ fn an_encoded_batch_in_another_codec_than_the_topics_is_compressed_again() {
     }
 }
 
-type Expects = Box<dyn Fn(&FormatError) -> bool>;
-
-fn invalid(what: &'static str) -> impl Fn(&FormatError) -> bool {
-    move |error| matches!(error, FormatError::Invalid { what: named, .. } if *named == what)
-}
-
-/// Batches that are refused, and what must be said of each.
-fn refused(good: &[u8]) -> Vec<(&'static str, Vec<u8>, Expects)> {
-    let mut bad_checksum = good.to_vec();
+#[test]
+fn encoded_batches_that_may_not_be_are_refused_each_for_its_reason() {
+    let good = encoded(&["a", "b"]);
+    let names = |error: &FormatError, what| matches!(error, FormatError::Invalid { what: named, .. } if *named == what);
+    let invalid = |what: &'static str| move |error: &FormatError| names(error, what);
+    type Expects = Box<dyn Fn(&FormatError) -> bool>;
+    let mut bad_checksum = good.clone();
     *bad_checksum.last_mut().unwrap() ^= 1;
-    let mut based = good.to_vec();
+    let mut based = good.clone();
     based[7] = 1;
     let with = |options: BatchOptions| build(options, &[Record::new("a").key("k")]);
     let control =
@@ -513,14 +511,18 @@ fn refused(good: &[u8]) -> Vec<(&'static str, Vec<u8>, Expects)> {
         ..BatchOptions::default()
     });
     let horizon = with(BatchOptions { delete_horizon: Some(NOW), ..BatchOptions::default() });
-    let empty = encode_empty(&BatchHeader::parse(good).unwrap()).unwrap();
+    let empty = encode_empty(&BatchHeader::parse(&good).unwrap()).unwrap();
     let empty = patched(&empty, LAST_OFFSET_DELTA, &0i32.to_be_bytes());
-    let mut newer = good.to_vec();
+    let mut newer = good.clone();
     newer[16] = 3;
-    vec![
+    let cases: Vec<(&str, Vec<u8>, Expects)> = vec![
         ("an offset of its own", based, Box::new(invalid("the base offset of the batch"))),
         ("a bad checksum", bad_checksum, Box::new(|e| matches!(e, FormatError::Checksum { .. }))),
-        ("a byte behind it", [good, &[0]].concat(), Box::new(|e| matches!(e, FormatError::Trailing { .. }))),
+        (
+            "a byte behind it",
+            [&good[..], &[0]].concat(),
+            Box::new(|e| matches!(e, FormatError::Trailing { .. })),
+        ),
         ("two batches", good.repeat(2), Box::new(|e| matches!(e, FormatError::Trailing { .. }))),
         ("a part of it", good[..good.len() - 1].into(), Box::new(|e| matches!(e, FormatError::Short { .. }))),
         ("nothing", vec![], Box::new(|e| matches!(e, FormatError::Short { .. }))),
@@ -530,41 +532,40 @@ fn refused(good: &[u8]) -> Vec<(&'static str, Vec<u8>, Expects)> {
         ("a delete horizon", horizon, Box::new(invalid("the delete horizon bit"))),
         (
             "a producer without sequence",
-            patched(good, PRODUCER_ID, &9i64.to_be_bytes()),
+            patched(&good, PRODUCER_ID, &9i64.to_be_bytes()),
             Box::new(invalid("the base sequence")),
         ),
         ("no records", empty, Box::new(invalid("the number of records"))),
         (
             "fewer records than offsets",
-            patched(good, LAST_OFFSET_DELTA, &2i32.to_be_bytes()),
+            patched(&good, LAST_OFFSET_DELTA, &2i32.to_be_bytes()),
             Box::new(invalid("the number of records")),
         ),
         (
             "fewer offsets than records",
-            patched(good, LAST_OFFSET_DELTA, &0i32.to_be_bytes()),
+            patched(&good, LAST_OFFSET_DELTA, &0i32.to_be_bytes()),
             Box::new(|_| true),
         ),
-        ("fewer records than it says", patched(good, RECORDS_COUNT, &3i32.to_be_bytes()), Box::new(|_| true)),
-        ("more records than it says", patched(good, RECORDS_COUNT, &1i32.to_be_bytes()), Box::new(|_| true)),
-        ("-1 records", patched(good, RECORDS_COUNT, &(-1i32).to_be_bytes()), Box::new(|_| true)),
-        ("a span below 0", patched(good, LAST_OFFSET_DELTA, &(-1i32).to_be_bytes()), Box::new(|_| true)),
+        (
+            "fewer records than it says",
+            patched(&good, RECORDS_COUNT, &3i32.to_be_bytes()),
+            Box::new(|_| true),
+        ),
+        ("more records than it says", patched(&good, RECORDS_COUNT, &1i32.to_be_bytes()), Box::new(|_| true)),
+        ("-1 records", patched(&good, RECORDS_COUNT, &(-1i32).to_be_bytes()), Box::new(|_| true)),
+        ("a span below 0", patched(&good, LAST_OFFSET_DELTA, &(-1i32).to_be_bytes()), Box::new(|_| true)),
         (
             "offsets that do not begin at 0",
             patched(&shifted(), LAST_OFFSET_DELTA, &1i32.to_be_bytes()),
             Box::new(|_| true),
         ),
-        ("an unknown codec", patched(good, 22, &[5]), Box::new(|_| true)),
+        ("an unknown codec", patched(&good, 22, &[5]), Box::new(|_| true)),
         ("magic 0", common::vector("L0_v0"), Box::new(invalid("the magic of the batch"))),
         ("magic 1", common::vector("L1_v1"), Box::new(invalid("the magic of the batch"))),
         ("magic 3", newer, Box::new(|_| true)),
-    ]
-}
-
-#[test]
-fn encoded_batches_that_may_not_be_are_refused_each_for_its_reason() {
-    let good = encoded(&["a", "b"]);
+    ];
     let (_machine, _store, log) = start(TopicConfig::new());
-    for (what, batch, expects) in refused(&good) {
+    for (what, batch, expects) in cases {
         match log.append_encoded(&batch, AppendOptions::new()) {
             Err(Error::InvalidBatch { source }) if expects(&source) => {}
             other => panic!("{what} gave {other:?}"),
