@@ -27,7 +27,7 @@
 //! | read | [`Partition::read_from`], [`Partition::fetch`], [`Partition::wait_for`], [`Partition::offset_for_timestamp`] |
 //! | choose what an append survives | [`Durability`] |
 //! | know what a crash left, and go on after damage | [`RecoveryReport`], [`Damage`], [`Records::skip_damage`] |
-//! | look into files without a store | [`Segment`], [`OffsetIndex`], [`TimeIndex`], [`TransactionIndex`], [`format`] |
+//! | look into files without a store | [`Segment`], [`OffsetIndex`], [`TimeIndex`], [`TransactionIndex`], [`mod@format`] |
 //! | test your own code against crashes and failing disks | [`fs::SimulatedDisk`], [`clock::ManualClock`] |
 //! | read how and why it works | [`docs`] |
 //!
