@@ -563,8 +563,7 @@ impl Recovery<'_> {
         let indexes = if start == 0 {
             Indexes::empty(log.base_offset())
         } else {
-            let (pool, directory) = (&self.from.pool, &self.from.directory);
-            Indexes::load_below(pool, directory, log.base_offset(), recovery_point, start).ok()?
+            Indexes::load_below(log, &self.from.directory, recovery_point, start, interval).ok()?
         };
         Some(Indexer::new(Arc::new(indexes), interval))
     }
