@@ -560,8 +560,7 @@ impl Recovery<'_> {
         let indexes = if start == 0 {
             Indexes::empty(log.base_offset())
         } else {
-            let (pool, directory) = (&self.from.pool, &self.from.directory);
-            Indexes::load_below(pool, directory, log.base_offset(), recovery_point, start).ok()?
+            Indexes::load_below(&self.from.directory, log, recovery_point, start).ok()?
         };
         Some(Indexer::new(Arc::new(indexes), interval))
     }

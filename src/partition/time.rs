@@ -63,7 +63,7 @@ impl Log {
                 continue;
             }
             // The entry is a hint: everything later than its time lies behind its offset.
-            let hint = segment.with_time_index(|index| index.lookup(timestamp.saturating_sub(1)).offset)?;
+            let hint = segment.time_hint(timestamp.saturating_sub(1))?;
             let mut cursor = Cursor::new(Arc::clone(self), hint.max(start).max(segment.base_offset()));
             while let Some(batch) = cursor.next(end)? {
                 cursor.wanted = batch.next_offset();

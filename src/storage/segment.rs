@@ -12,7 +12,7 @@ use super::file_name::{FileKind, file_name};
 use super::log_file::{BatchReader, LogFile, Unreadable, find_batch_after};
 use super::offset_index::OffsetIndex;
 use super::pool::{FilePool, Forget};
-use super::time_index::TimeIndex;
+use super::time_index::{TimeIndex, TimeIndexEntry};
 use crate::error::{Error, Result};
 use crate::format::{BatchHeader, RecordBatch};
 use crate::fs::Disk;
@@ -50,6 +50,8 @@ pub(crate) struct Indexes {
     max_timestamp_offset: AtomicU64,
     /// The entries of both that their files have.
     entries_on_disk: AtomicUsize,
+    /// Whether the time index is known to fit the log: made from it, or held against it.
+    times_checked: AtomicBool,
 }
 
 impl Segment {
@@ -131,7 +133,14 @@ impl Segment {
 
     /// The largest timestamp of its records, -1 if they have none, and where to find it.
     pub(crate) fn max_timestamp(&self) -> Result<(i64, u64)> {
-        let indexes = self.indexes()?;
+        let mut indexes = self.indexes()?;
+        if !indexes.times_checked.load(Ordering::Acquire) {
+            if indexes.reach_the_largest_time_of(&self.log, self.log.readable())? {
+                indexes.times_checked.store(true, Ordering::Release);
+            } else {
+                indexes = self.keep(self.rebuild()?);
+            }
+        }
         let offset = indexes.max_timestamp_offset.load(Ordering::Acquire);
         Ok((indexes.max_timestamp.load(Ordering::Acquire), offset))
     }
@@ -150,6 +159,14 @@ impl Segment {
             return Ok(rebuilt);
         }
         Ok(0)
+    }
+
+    /// An offset at or before the first record later than `timestamp`, by an entry that a batch bears out.
+    pub(crate) fn time_hint(&self, timestamp: i64) -> Result<u64> {
+        let indexes = self.indexes()?;
+        let hint = indexes.time.lookup(timestamp);
+        let believed = hint.timestamp < 0 || indexes.time_of(&self.log, self.log.readable(), hint)?;
+        Ok(if believed { hint.offset } else { self.base_offset() })
     }
 
     /// Whether a batch that ends at `offset` begins at `position`. An append of several batches at once may have
@@ -217,6 +234,12 @@ impl Segment {
         };
         let indexes = Indexes::new(offset, time);
         indexes.entries_on_disk.store(indexes.offset.len() + indexes.time.len(), Ordering::Relaxed);
+        // While the segment grows its indexes are never replaced, so theirs are checked before.
+        if self.active {
+            indexes.check_times(&self.log, end)?;
+        } else {
+            indexes.times_checked.store(false, Ordering::Release);
+        }
         Ok(indexes)
     }
 
@@ -281,6 +304,18 @@ impl Segment {
     }
 }
 
+/// The header at the reader's position, which moves behind the batch; `None` at `end` and at damage.
+fn next_header(reader: &mut BatchReader, end: u64) -> Result<Option<BatchHeader>> {
+    match reader.peek(end) {
+        Ok(Some(header)) => {
+            reader.seek(reader.position() + header.size);
+            Ok(Some(header))
+        }
+        Ok(None) | Err(Unreadable::Damaged(_)) => Ok(None),
+        Err(Unreadable::Failed(error)) => Err(error),
+    }
+}
+
 impl Forget for ArcSwapOption<Indexes> {
     fn forget(&self) {
         self.store(None);
@@ -296,6 +331,7 @@ impl Indexes {
             max_timestamp: AtomicI64::new(last.map_or(-1, |last| last.timestamp)),
             max_timestamp_offset: AtomicU64::new(last.map_or(offset.base_offset(), |last| last.offset)),
             entries_on_disk: AtomicUsize::new(0),
+            times_checked: AtomicBool::new(true),
             offset,
             time,
         }
@@ -307,16 +343,60 @@ impl Indexes {
 
     /// The entries on disk for the part of a log below an offset and a position, open for more.
     pub(crate) fn load_below(
-        pool: &FilePool,
         directory: &Path,
-        base_offset: u64,
+        log: &Arc<LogFile>,
         offset: u64,
         position: u64,
     ) -> Result<Self> {
+        let (pool, base_offset) = (log.file().pool(), log.base_offset());
         let name = |kind| file_name(directory, base_offset, kind);
         let offsets = OffsetIndex::load(pool.fs(), &name(FileKind::OffsetIndex), base_offset, false)?;
         let times = TimeIndex::load(pool.fs(), &name(FileKind::TimeIndex), base_offset, false)?;
-        Ok(Indexes::new(offsets.to_active(offset, position), times.to_active(offset)))
+        let indexes = Indexes::new(offsets.to_active(offset, position), times.to_active(offset));
+        indexes.check_times(log, position)?;
+        Ok(indexes)
+    }
+
+    /// Refuses a time index that does not fit the log up to `end`.
+    fn check_times(&self, log: &Arc<LogFile>, end: u64) -> Result<()> {
+        if self.reach_the_largest_time_of(log, end)? {
+            return Ok(());
+        }
+        Err(log.corruption(0, log.base_offset(), "its time index does not fit"))
+    }
+
+    /// Whether the last time entry is the largest time of the log up to `end`, without which records would not be
+    /// found. Kafka's index files carry no checksum, so the log is asked: mostly for its last few batches.
+    fn reach_the_largest_time_of(&self, log: &Arc<LogFile>, end: u64) -> Result<bool> {
+        let last = self.time.last();
+        if let Some(last) = last {
+            if !self.time_of(log, end, last)? {
+                return Ok(false);
+            }
+        }
+        let (from, largest) = last.map_or((log.base_offset(), -1), |last| (last.offset, last.timestamp));
+        let mut reader = BatchReader::new(Arc::clone(log), self.offset.lookup(from).position);
+        while let Some(header) = next_header(&mut reader, end)? {
+            if header.max_timestamp > largest {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether a batch near the offset of a time entry has its time.
+    fn time_of(&self, log: &Arc<LogFile>, end: u64, entry: TimeIndexEntry) -> Result<bool> {
+        // Of several batches appended at once any may have it (older Kafka), and they begin at one offset entry.
+        let mut reader = BatchReader::new(Arc::clone(log), self.offset.lookup(entry.offset).position);
+        while let Some(header) = next_header(&mut reader, end)? {
+            if header.max_timestamp == entry.timestamp {
+                return Ok(true);
+            }
+            if header.last_offset >= entry.offset {
+                break;
+            }
+        }
+        Ok(false)
     }
 
     fn copy(other: &Indexes) -> Self {
