@@ -323,13 +323,17 @@ impl Cursor {
     /// be missing. Its checksum says nothing of them.
     fn out_of_order(&self, batch: &RecordBatch) -> Option<String> {
         let header = batch.header();
-        let follows = self.follows?;
         // Of a compressed legacy batch only the last offset is known before it is decompressed.
         let known = header.base_offset_known();
         let first = if known { header.base_offset } else { header.last_offset };
-        let jumps = first > follows && known && self.log.dense();
-        (first < follows || jumps)
-            .then(|| format!("the batch begins at offset {first}, but the one before ends below {follows}"))
+        let jumps = |follows| first > follows && known && self.log.dense();
+        if let Some(follows) = self.follows.filter(|&follows| first < follows || jumps(follows)) {
+            return Some(format!(
+                "the batch begins at offset {first}, but the one before ends below {follows}"
+            ));
+        }
+        let strays = self.place.as_ref().is_some_and(|place| !place.segment.log().may_hold(header));
+        strays.then(|| format!("offset {first} does not belong into this segment"))
     }
 
     /// Moves on to the segment behind, at the end of this one.

@@ -257,10 +257,11 @@ impl Segment {
                     // Where offsets jump or go back there may be damage, for the reader to report. The checksum
                     // does not cover them, so nothing is noted that the batch before does not vouch for.
                     let header = batch.header();
-                    if header.base_offset == next_offset || !header.base_offset_known() {
+                    let follows = header.base_offset == next_offset || !header.base_offset_known();
+                    if follows && self.log.may_hold(header) {
                         indexer.note(header, position)?;
                     }
-                    next_offset = header.next_offset();
+                    next_offset = header.next_offset().max(self.base_offset());
                 }
                 Ok(None) => break,
                 Err(Unreadable::Failed(error)) => return Err(error),
