@@ -249,7 +249,10 @@ impl Cursor {
             let position = place.reader.position();
             match place.reader.next(end) {
                 Ok(Some(batch)) => {
-                    self.check_order(&batch, position)?;
+                    if let Some(detail) = self.out_of_order(&batch) {
+                        self.misplaced(position, batch.header().size, end, &detail)?;
+                        continue;
+                    }
                     self.follows = Some(batch.next_offset());
                     if batch.last_offset() >= self.wanted {
                         return Ok(Some(batch));
@@ -316,27 +319,21 @@ impl Cursor {
         Ok(())
     }
 
-    /// Offsets do not go back, and do not jump where nothing may be missing.
-    fn check_order(&mut self, batch: &RecordBatch, position: u64) -> Result<()> {
+    /// Why the offsets of a batch cannot be believed, if so: they do not go back, and do not jump where nothing may
+    /// be missing. Its checksum says nothing of them.
+    fn out_of_order(&self, batch: &RecordBatch) -> Option<String> {
         let header = batch.header();
-        let Some(follows) = self.follows else { return Ok(()) };
         // Of a compressed legacy batch only the last offset is known before it is decompressed.
-        let first = if header.base_offset_known() { header.base_offset } else { header.last_offset };
-        if first < follows && header.base_offset_known() || header.last_offset < follows {
-            let detail =
-                format!("the batch begins at offset {first}, but the one before ends below {follows}");
-            return Err(self.corrupt(position, &detail, batch.header().size));
+        let known = header.base_offset_known();
+        let first = if known { header.base_offset } else { header.last_offset };
+        let jumps = |follows| first > follows && known && self.log.dense();
+        if let Some(follows) = self.follows.filter(|&follows| first < follows || jumps(follows)) {
+            return Some(format!(
+                "the batch begins at offset {first}, but the one before ends below {follows}"
+            ));
         }
-        if first > follows && header.base_offset_known() && self.log.dense() {
-            let to = first.max(self.wanted);
-            if follows.max(self.wanted) < first {
-                let offset = first;
-                let error = self.missing(follows.max(self.wanted), to, "the batches around them are there");
-                self.stopped = Some(Behind::Batch { position, offset });
-                return Err(error);
-            }
-        }
-        Ok(())
+        let strays = self.place.as_ref().is_some_and(|place| !place.segment.log().may_hold(header));
+        strays.then(|| format!("offset {first} does not belong into this segment"))
     }
 
     /// Moves on to the segment behind, at the end of this one.
@@ -374,30 +371,28 @@ impl Cursor {
     /// Stops at bytes that are no batch, unless everything damaged lies below what is wanted.
     fn damaged(&mut self, position: u64, end: u64, error: &FormatError) -> Result<()> {
         let behind = self.behind(position, end)?;
+        self.stop(position, behind, &error.to_string())
+    }
+
+    /// Stops at a batch whose bytes are whole but whose offsets are wrong, unless it lies below what is wanted.
+    fn misplaced(&mut self, position: u64, size: u64, end: u64, detail: &str) -> Result<()> {
+        let behind = self.behind(position + size - 1, end)?;
+        self.stop(position, behind, detail)
+    }
+
+    fn stop(&mut self, position: u64, behind: Behind, detail: &str) -> Result<()> {
+        let Some(place) = &mut self.place else { return Ok(()) };
         if let Behind::Batch { position, offset } = behind {
             if offset <= self.wanted {
-                if let Some(place) = &mut self.place {
-                    place.reader.seek(position);
-                }
+                place.reader.seek(position);
                 self.follows = None;
                 return Ok(());
             }
         }
-        let Some(place) = &self.place else { return Ok(()) };
         let first = self.wanted.max(self.follows.unwrap_or(0));
-        let error = place.segment.log().corruption(position, first, error);
+        let error = place.segment.log().corruption(position, first, detail);
         self.stopped = Some(behind);
         Err(error)
-    }
-
-    /// The damage of a batch whose bytes are whole but wrong in their order.
-    fn corrupt(&mut self, position: u64, detail: &str, size: u64) -> Error {
-        let Some(place) = &self.place else { return self.missing(self.wanted, self.wanted, detail) };
-        let error = place.segment.log().corruption(position, self.wanted, detail);
-        let end = place.segment.size();
-        self.stopped =
-            Some(self.behind(position + size - 1, end).unwrap_or(Behind::End { offset: self.wanted }));
-        error
     }
 
     /// What can be read behind the damage at `position`.

@@ -413,7 +413,7 @@ impl Recovery<'_> {
                 Ok(None) => break,
                 Ok(Some(batch)) => {
                     let header = batch.header();
-                    match self.out_of_order(header, follows) {
+                    match self.out_of_order(&log, header, follows) {
                         None => {
                             if header.last_offset >= recovery_point && position >= self.settled(base) {
                                 self.doubt(index, position);
@@ -461,12 +461,12 @@ impl Recovery<'_> {
         Ok(follows.unwrap_or(base))
     }
 
-    fn out_of_order(&self, header: &BatchHeader, follows: Option<u64>) -> Option<FormatError> {
-        let follows = follows?;
+    fn out_of_order(&self, log: &LogFile, header: &BatchHeader, follows: Option<u64>) -> Option<FormatError> {
         let known = header.base_offset_known();
         let first = if known { header.base_offset } else { header.last_offset };
-        let jumps = first > follows && known && !self.from.sparse;
-        (first < follows || jumps).then_some(FormatError::Invalid {
+        let jumps = |follows| first > follows && known && !self.from.sparse;
+        let out_of_order = follows.is_some_and(|follows| first < follows || jumps(follows));
+        (out_of_order || !log.may_hold(header)).then_some(FormatError::Invalid {
             what: "the base offset of a batch",
             found: first as i64,
             expected: "the offset behind the batch before",

@@ -57,6 +57,12 @@ impl LogFile {
         self.base_offset
     }
 
+    /// Whether a batch can belong here: offsets in a file begin at its base and span what an index entry can say.
+    pub(crate) fn may_hold(&self, header: &BatchHeader) -> bool {
+        let span = header.last_offset.checked_sub(self.base_offset);
+        span.is_some_and(|span| span <= i32::MAX as u64)
+    }
+
     pub(crate) fn readable(&self) -> u64 {
         self.readable.load(Ordering::Acquire)
     }

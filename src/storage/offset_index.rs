@@ -66,7 +66,8 @@ impl OffsetIndex {
     pub fn open(directory: impl AsRef<Path>, base_offset: u64) -> Result<Self> {
         let fs = Disk::open(directory)?;
         let name = file_name(Path::new(""), base_offset, FileKind::OffsetIndex);
-        OffsetIndex::load(&fs, &name, base_offset, true)
+        // Not mapped: no lock keeps its writer from cutting it.
+        OffsetIndex::load(&fs, &name, base_offset, false)
     }
 
     /// The offset at which the segment begins; what every lookup falls back to.

@@ -49,6 +49,8 @@ pub(crate) struct PooledFile {
     handle: ArcSwapOption<Handle>,
     used: AtomicBool,
     unsynced: AtomicBool,
+    /// Held during a sync: who finds nothing to sync must not run ahead of one that is under way.
+    syncing: Mutex<()>,
     /// A sync failed when nobody was asking for one. Whoever writes or syncs next is told.
     sync_failed: AtomicBool,
 }
@@ -99,6 +101,7 @@ impl FilePool {
             handle: ArcSwapOption::empty(),
             used: AtomicBool::new(false),
             unsynced: AtomicBool::new(false),
+            syncing: Mutex::default(),
             sync_failed: AtomicBool::new(false),
         })
     }
@@ -221,6 +224,7 @@ impl PooledFile {
 
     /// Makes what was written durable. A failure is final: it is not tried again on the same bytes (P5).
     pub(crate) fn sync(self: &Arc<Self>) -> Result<()> {
+        let _one_at_a_time = self.syncing.lock();
         self.check_earlier_sync()?;
         // Cleared before the call: a write that ends meanwhile sets it again.
         if !self.unsynced.swap(false, Ordering::AcqRel) {

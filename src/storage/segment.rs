@@ -15,7 +15,7 @@ use super::pool::{FilePool, Forget};
 use super::time_index::{TimeIndex, TimeIndexEntry};
 use crate::error::{Error, Result};
 use crate::format::{BatchHeader, RecordBatch};
-use crate::fs::Disk;
+use crate::fs::{Disk, FileSystem, full_path, retry};
 
 /// One log file with its offset and time index, for reading.
 ///
@@ -39,6 +39,8 @@ pub struct Segment {
     loading: Mutex<()>,
     rebuilt: AtomicBool,
     times_checked: AtomicBool,
+    /// Whether the indexes in memory were rebuilt, and their files are still the old ones or missing.
+    outdated_files: AtomicBool,
 }
 
 /// The two indexes of a segment and what they cannot hold yet.
@@ -62,7 +64,7 @@ impl Segment {
     /// [`Error::Io`] if there is no such log file or it cannot be read, [`Error::TooLarge`] if it is larger than
     /// a segment can be (2 GiB).
     pub fn open(directory: impl AsRef<Path>, base_offset: u64) -> Result<Self> {
-        let pool = FilePool::new(Arc::new(Disk::open(directory)?), 1, true, true);
+        let pool = FilePool::new(Arc::new(Disk::open(directory)?), 1, true, false);
         let file = pool.file(file_name(Path::new(""), base_offset, FileKind::Log));
         let log = LogFile::new(file, base_offset, 0);
         let size = log.size()?;
@@ -124,6 +126,7 @@ impl Segment {
             loading: Mutex::default(),
             rebuilt: AtomicBool::new(false),
             times_checked: AtomicBool::new(false),
+            outdated_files: AtomicBool::new(false),
         }
     }
 
@@ -133,8 +136,9 @@ impl Segment {
 
     /// The largest timestamp of its records, -1 if they have none.
     pub(crate) fn max_timestamp(&self) -> Result<i64> {
-        if !self.active && !self.times_checked.swap(true, Ordering::AcqRel) {
+        if !self.active && !self.times_checked.load(Ordering::Acquire) {
             self.check_times()?;
+            self.times_checked.store(true, Ordering::Release);
         }
         Ok(self.indexes()?.max_timestamp.load(Ordering::Acquire))
     }
@@ -286,13 +290,14 @@ impl Segment {
                     // does not cover them, so nothing is noted that the batch before does not vouch for, but for
                     // its time, under an offset that is surely not behind it: it must still be found.
                     let header = batch.header();
-                    if header.base_offset == next_offset || !header.base_offset_known() {
+                    let follows = header.base_offset == next_offset || !header.base_offset_known();
+                    if follows && self.log.may_hold(header) {
                         indexer.note(header, position)?;
                         believed = header.last_offset;
                     } else {
                         indexes.raise_max_timestamp(header.max_timestamp, believed);
                     }
-                    next_offset = header.next_offset();
+                    next_offset = header.next_offset().max(self.base_offset());
                 }
                 Ok(None) => break,
                 Err(Unreadable::Failed(error)) => return Err(error),
@@ -306,7 +311,18 @@ impl Segment {
         }
         indexer.finish()?;
         drop(indexer);
+        self.outdated_files.store(!self.active, Ordering::Release);
         Ok(Arc::try_unwrap(indexes).unwrap_or_else(|shared| Indexes::copy(&shared)))
+    }
+
+    /// Writes indexes to their files that had to be rebuilt. Reading does not; it repairs nothing.
+    pub(crate) fn write_rebuilt_indexes(&self) -> Result<()> {
+        if self.outdated_files.swap(false, Ordering::AcqRel) {
+            let written = self.write_indexes();
+            self.outdated_files.store(written.is_err(), Ordering::Release);
+            return written;
+        }
+        Ok(())
     }
 
     /// Writes both indexes to their files if there are entries that the files do not have yet. The index of a log
@@ -458,6 +474,21 @@ fn each_behind(
     }
 }
 
+/// Removes what belongs to a log file and can be had again from it; before another log file takes its name, or after
+/// it is gone.
+pub(crate) fn remove_derived_files(fs: &dyn FileSystem, directory: &Path, base_offset: u64) -> Result<()> {
+    for kind in [FileKind::OffsetIndex, FileKind::TimeIndex, FileKind::TransactionIndex] {
+        let name = file_name(directory, base_offset, kind);
+        match retry(|| fs.remove_file(&name)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io("remove", &full_path(fs, &name), error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Notes batches in the indexes as they come (Kafka's `LogSegment.append`).
 #[derive(Debug)]
 pub(crate) struct Indexer {
@@ -527,6 +558,7 @@ impl ActiveSegment {
         index_interval: u64,
         now: i64,
     ) -> Result<Self> {
+        remove_derived_files(pool.fs(), directory, base_offset)?;
         let log = Arc::new(LogFile::create(pool, directory, base_offset)?);
         let segment = Segment::with_form(log, directory.to_path_buf(), index_interval, true);
         segment.keep(Indexes::empty(base_offset));

@@ -52,7 +52,7 @@ impl TimeIndex {
     pub fn open(directory: impl AsRef<Path>, base_offset: u64) -> Result<Self> {
         let fs = Disk::open(directory)?;
         let name = file_name(Path::new(""), base_offset, FileKind::TimeIndex);
-        TimeIndex::load(&fs, &name, base_offset, true)
+        TimeIndex::load(&fs, &name, base_offset, false)
     }
 
     /// The number of entries.
