@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{Durability, DurableMark, Log, State, Writer};
+use super::{Durability, DurableMark, Log, LogConfig, State, Writer};
 use crate::error::{Error, Result};
 use crate::storage::Segment;
 
@@ -33,6 +33,8 @@ struct Progress {
     /// What was appended since the last sync, and when that was; for intervals.
     bytes_pending: u64,
     records_pending: u64,
+    /// The strongest that any of them was promised.
+    promised: Option<Durability>,
     last_sync: Duration,
 }
 
@@ -105,6 +107,7 @@ impl Log {
             }
             progress.syncing = true;
             (progress.bytes_pending, progress.records_pending) = (0, 0);
+            progress.promised = None;
             progress.last_sync = self.clock.monotonic();
             drop(progress);
             let result = {
@@ -193,7 +196,11 @@ impl Log {
     ) -> Result<()> {
         match durability {
             Durability::Synced => self.sync_to(written),
-            _ => self.sync_if_due(bytes, records, durability).map(drop),
+            Durability::Interval { .. } => {
+                self.interval_asked.store(true, Ordering::Relaxed);
+                self.sync_if_due(bytes, records, durability).map(drop)
+            }
+            Durability::Process => self.sync_if_due(bytes, records, durability).map(drop),
         }
     }
 
@@ -205,17 +212,19 @@ impl Log {
             i64::MAX => Duration::MAX,
             millis => Duration::from_millis(millis.max(0) as u64),
         };
-        let (time, bytes_max) = match durability {
-            Durability::Interval { time, bytes } => (time.min(flush_time), bytes),
-            _ => (flush_time, u64::MAX),
-        };
-        if time == Duration::MAX && bytes_max == u64::MAX && config.flush_messages == i64::MAX as u64 {
+        if durability == Durability::Process && self.never_due(&config) {
             return Ok(false);
         }
         {
             let mut progress = self.commit.progress.lock();
             progress.bytes_pending += bytes;
             progress.records_pending += records;
+            let promised = progress.promised.map_or(durability, |promised| promised.stronger(durability));
+            progress.promised = Some(promised);
+            let (time, bytes_max) = match promised {
+                Durability::Interval { time, bytes } => (time.min(flush_time), bytes),
+                _ => (flush_time, u64::MAX),
+            };
             let waited = self.clock.monotonic().saturating_sub(progress.last_sync);
             let due = progress.bytes_pending >= bytes_max
                 || progress.records_pending >= config.flush_messages
@@ -227,6 +236,13 @@ impl Log {
         }
         self.sync_written()?;
         Ok(true)
+    }
+
+    /// Whether no setting can make a sync due, and no append has asked for an interval.
+    fn never_due(&self, config: &LogConfig) -> bool {
+        config.flush_ms == i64::MAX
+            && config.flush_messages == i64::MAX as u64
+            && !self.interval_asked.load(Ordering::Relaxed)
     }
 }
 

@@ -95,6 +95,8 @@ struct Log {
     /// Offsets below it are known to be on disk.
     recovery_point: AtomicU64,
     bytes_since_checkpoint: AtomicU64,
+    /// Whether any append was promised an interval, which then has to be looked after.
+    interval_asked: AtomicBool,
     writer: Mutex<Writer>,
     commit: Commit,
     waiters: Waiters,
@@ -151,6 +153,7 @@ enum State {
     Damaged {
         first_lost: u64,
         detail: String,
+        unrepaired: Option<Error>,
     },
     ReadOnly,
     Closed,
@@ -260,6 +263,9 @@ impl Partition {
     }
 
     pub(crate) fn set_config(&self, config: LogConfig) {
+        if config.cleanup_policy.compact {
+            self.log.sparse.store(true, Ordering::Relaxed);
+        }
         self.log.config.store(Arc::new(config));
     }
 

@@ -24,7 +24,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use super::commit::Commit;
-use super::{CheckpointSink, DurableMark, Log, LogConfig, Partition, State, Writer, doubt};
+use super::{CheckpointSink, Durability, DurableMark, Log, LogConfig, Partition, State, Writer, doubt};
 use crate::clock::Clock;
 use crate::error::{Error, FormatError, Result};
 use crate::format::BatchHeader;
@@ -32,6 +32,7 @@ use crate::fs::{EntryKind, full_path, retry, sync_dir};
 use crate::storage::file_name::{FileKind, Stage, file_name, parse_file_name};
 use crate::storage::{
     ActiveSegment, BatchReader, FilePool, Indexer, Indexes, LogFile, Segment, Unreadable, find_batch_after,
+    remove_derived_files,
 };
 use crate::types::TopicPartition;
 
@@ -202,6 +203,7 @@ impl Unopened {
             log_end: AtomicU64::new(outcome.next_offset),
             recovery_point: AtomicU64::new(outcome.durable.offset),
             bytes_since_checkpoint: AtomicU64::new(0),
+            interval_asked: AtomicBool::new(false),
             commit: Commit::new(outcome.next_offset),
             waiters: Default::default(),
             roll_seed,
@@ -219,7 +221,7 @@ impl Unopened {
         if let Some(damage) = report.damage.first() {
             let Damage { from, to, path, position, detail } = damage;
             let detail = format!("offsets {from} to {to} ({} at byte {position}: {detail})", path.display());
-            return State::Damaged { first_lost: *from, detail };
+            return State::Damaged { first_lost: *from, detail, unrepaired };
         }
         match unrepaired {
             Some(error) => {
@@ -495,6 +497,7 @@ impl Recovery<'_> {
                     let fs = self.from.pool.fs();
                     let removed = retry(|| fs.remove_file(later.log.file().name()));
                     removed.map_err(|error| Error::io("remove", &later.log.path(), error))?;
+                    remove_derived_files(fs, &self.from.directory, later.log.base_offset())?;
                 }
             }
             return Ok(());
@@ -534,6 +537,11 @@ impl Recovery<'_> {
                 part.log.cut(part.kept)?;
             }
             match part.doubtful_from {
+                // Nothing was promised of it that a sync alone does not keep.
+                Some(_) if self.from.config.durability == Durability::Process => {
+                    part.log.file().forget_failure();
+                    part.log.file().sync()?;
+                }
                 Some(from) => {
                     doubt::rewrite(&self.from.directory, &part.log, from, part.kept)?;
                     self.report.rewritten_bytes += part.kept - from;

@@ -8,7 +8,9 @@ use super::{DurableMark, Log, State, Writer, doubt};
 use crate::error::{Error, Result};
 use crate::fs::{retry, sync_dir};
 use crate::storage::file_name::{FileKind, file_name};
-use crate::storage::{ActiveSegment, BatchReader, Indexes, LogFile, Segment, Unreadable};
+use crate::storage::{
+    ActiveSegment, BatchReader, Indexes, LogFile, Segment, Unreadable, remove_derived_files,
+};
 
 impl Log {
     pub(super) fn reopen(&self) -> Result<()> {
@@ -79,6 +81,7 @@ impl Log {
         let now = self.clock.now();
         // A file of that name serves again, so that a disk without room cannot get in between.
         let next = if empty.iter().any(|segment| segment.base_offset() == end) {
+            remove_derived_files(self.fs(), self.directory(), end)?;
             let file = self.pool.file(file_name(self.directory(), end, FileKind::Log));
             let log = Arc::new(LogFile::new(file, end, 0));
             ActiveSegment::reopen(log, self.directory(), interval, Some(Arc::new(Indexes::empty(end))), now)
@@ -98,6 +101,7 @@ impl Log {
         kept.push(Arc::clone(writer.active.segment()));
         self.segments.store(Arc::new(kept));
         for gone in empty.iter().filter(|segment| segment.base_offset() > end) {
+            remove_derived_files(self.fs(), self.directory(), gone.base_offset())?;
             let name = file_name(self.directory(), gone.base_offset(), FileKind::Log);
             retry(|| self.fs().remove_file(&name))
                 .map_err(|error| Error::io("remove", &gone.path(), error))?;
@@ -108,6 +112,10 @@ impl Log {
     pub(super) fn accept_loss(&self, first_lost: u64) -> Result<()> {
         let mut writer = self.writer.lock();
         match &writer.state {
+            State::Damaged { first_lost: found, unrepaired: Some(error), .. } if *found == first_lost => {
+                let (action, cause) = ("recovery", error.to_string());
+                return Err(Error::Poisoned { partition: self.id.to_string(), action, cause });
+            }
             State::Damaged { first_lost: found, .. } if *found == first_lost => {}
             _ => return writer.check(&self.id),
         }

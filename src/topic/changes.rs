@@ -71,8 +71,8 @@ impl Shared {
         grow();
         let made = self.write_manifest().and_then(|()| self.make_partitions(state, before));
         if made.is_err() {
-            shrink();
             self.remove_empty_directories(state, before);
+            shrink();
             // If this fails as well, the next opening makes the partitions.
             let _ = self.write_manifest();
         }

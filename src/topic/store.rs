@@ -131,8 +131,9 @@ impl Store {
     }
 
     pub(super) fn open_with(options: StoreOptions, fs: Arc<dyn FileSystem>) -> Result<Store> {
-        let pool =
-            FilePool::new(Arc::clone(&fs), options.max_open_files, options.read_only, options.map_indexes);
+        // Without the lock nobody keeps the files from being cut under a mapping.
+        let map = options.map_indexes && !options.read_only;
+        let pool = FilePool::new(Arc::clone(&fs), options.max_open_files, options.read_only, map);
         let lock = if options.read_only { None } else { Some(take_lock(&*fs)?) };
         let shared = Arc::new(Shared {
             fs,
