@@ -313,7 +313,7 @@ impl Log {
                 let (position, end) = (writer.active.position(), writer.next_offset);
                 self.publish(writer.unsynced.iter(), writer.active.segment(), position, end);
             }
-            (base_offset, last_offset, writer.written(), !writer.unindexed.is_empty())
+            (base_offset, last_offset, writer.written(), std::mem::take(&mut writer.rolled))
         };
         self.settle(written, size, count, durability)?;
         self.keep_up(rolled, size)?;

@@ -120,6 +120,8 @@ struct Writer {
     unsynced: Vec<(Arc<Segment>, u64)>,
     /// Sealed segments whose index files are not written yet.
     unindexed: Vec<Arc<Segment>>,
+    /// Whether a segment was sealed that nobody has tidied up after yet.
+    rolled: bool,
     /// Counts files created in the directory; and how many of them the directory was synced for.
     created: u64,
     created_synced: u64,

@@ -250,7 +250,7 @@ impl Cursor {
             match place.reader.next(end) {
                 Ok(Some(batch)) => {
                     if let Some(detail) = self.out_of_order(&batch) {
-                        self.misplaced(position, batch.header().size, end, &detail)?;
+                        self.misplaced(position, &batch, end, &detail)?;
                         continue;
                     }
                     self.follows = Some(batch.next_offset());
@@ -374,10 +374,41 @@ impl Cursor {
         self.stop(position, behind, &error.to_string())
     }
 
-    /// Stops at a batch whose bytes are whole but whose offsets are wrong, unless it lies below what is wanted.
-    fn misplaced(&mut self, position: u64, size: u64, end: u64, detail: &str) -> Result<()> {
-        let behind = self.behind(position + size - 1, end)?;
+    /// Stops at a batch whose bytes are whole but whose offsets do not follow, unless it lies below what is wanted.
+    /// If what comes behind it agrees with it, those before it are missing; if not, its own offset is damaged.
+    fn misplaced(&mut self, position: u64, batch: &RecordBatch, end: u64, detail: &str) -> Result<()> {
+        let first = batch.base_offset();
+        let lost_from = self.follows.unwrap_or(0).max(self.wanted);
+        if self.follows.is_some_and(|follows| first > follows) && self.is_vouched_for(batch, end) {
+            if first > lost_from {
+                let error = self.missing(lost_from, first, "the batches around them are there");
+                self.stopped = Some(Behind::Batch { position, offset: first });
+                return Err(error);
+            }
+            if let Some(place) = &mut self.place {
+                place.reader.seek(position);
+            }
+            self.follows = Some(first);
+            return Ok(());
+        }
+        let behind = self.behind(position, end)?;
         self.stop(position, behind, detail)
+    }
+
+    /// Whether the log goes on with the offset behind the batch just read.
+    fn is_vouched_for(&mut self, batch: &RecordBatch, end: u64) -> bool {
+        let Some(place) = &mut self.place else { return false };
+        let base = place.segment.base_offset();
+        let next = match place.reader.peek(end) {
+            Ok(Some(header)) => Some(header.base_offset),
+            Ok(None) => {
+                let segments = self.log.segments.load();
+                let next = segments.iter().map(|segment| segment.base_offset()).find(|&next| next > base);
+                next.or(Some(self.log.log_end.load(Ordering::Acquire)))
+            }
+            Err(_) => None,
+        };
+        next == Some(batch.next_offset())
     }
 
     fn stop(&mut self, position: u64, behind: Behind, detail: &str) -> Result<()> {
@@ -399,9 +430,9 @@ impl Cursor {
     fn behind(&self, position: u64, end: u64) -> Result<Behind> {
         let first = self.wanted.max(self.follows.unwrap_or(0));
         let Some(place) = &self.place else { return Ok(Behind::End { offset: first }) };
-        let floor = self.follows.unwrap_or(place.segment.base_offset());
+        let floor = self.follows.map_or(place.segment.base_offset(), |follows| follows + 1);
         let log = place.segment.log();
-        if let Some(found) = find_batch_after(log, position + 1, end, floor)? {
+        if let Some(found) = find_batch_after(log, position, end, floor)? {
             let header = BatchReader::new(Arc::clone(log), found).peek(end).ok().flatten();
             let offset = header.map_or(first, |header| header.base_offset);
             return Ok(Behind::Batch { position: found, offset });

@@ -31,8 +31,8 @@ use crate::format::BatchHeader;
 use crate::fs::{EntryKind, full_path, retry, sync_dir};
 use crate::storage::file_name::{FileKind, Stage, file_name, parse_file_name};
 use crate::storage::{
-    ActiveSegment, BatchReader, FilePool, Indexer, Indexes, LogFile, Segment, Unreadable, find_batch_after,
-    remove_derived_files,
+    ActiveSegment, BatchReader, FilePool, Indexer, Indexes, LogFile, Segment, Unreadable, find_any_batch,
+    find_batch_after, remove_derived_files,
 };
 use crate::types::TopicPartition;
 
@@ -184,6 +184,7 @@ impl Unopened {
             life: 0,
             unsynced: Vec::new(),
             unindexed: Vec::new(),
+            rolled: false,
             created,
             created_synced: 0,
             durable: outcome.durable,
@@ -435,7 +436,7 @@ impl Recovery<'_> {
                 Err(Unreadable::Damaged(error)) => error,
             };
             let lost = follows.unwrap_or(base);
-            match find_batch_after(&log, position + 1, size, lost)? {
+            match find_batch_after(&log, position, size, lost + 1)? {
                 Some(behind) => {
                     let header = BatchReader::new(Arc::clone(&log), behind).peek(size).ok().flatten();
                     let to = header.map_or(lost, |header| header.base_offset);
@@ -509,7 +510,7 @@ impl Recovery<'_> {
 
     fn valid_in_later_parts(&self, index: usize, offset: u64) -> Result<Option<u64>> {
         for part in self.parts.iter().skip(index + 1) {
-            if find_batch_after(&part.log, 0, part.size, offset)?.is_some() {
+            if find_any_batch(&part.log, part.size, offset)?.is_some() {
                 return Ok(Some(part.log.base_offset()));
             }
         }

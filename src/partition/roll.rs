@@ -59,6 +59,7 @@ impl Log {
         segments.push(Arc::clone(&sealed));
         segments.push(Arc::clone(writer.active.segment()));
         self.segments.store(Arc::new(segments));
+        writer.rolled = true;
         writer.unsynced.push((Arc::clone(&sealed), size));
         writer.unindexed.push(sealed);
         Ok(())
@@ -68,18 +69,22 @@ impl Log {
     /// down how far the log is safe. Done by the appender that caused it, without the writer lock.
     pub(super) fn keep_up(&self, rolled: bool, bytes: u64) -> Result<()> {
         let pending = self.bytes_since_checkpoint.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        let synced = self.recovery_point.load(Ordering::Acquire) == self.log_end.load(Ordering::Acquire);
-        if !rolled && (pending < CHECKPOINT_BYTES || !synced) {
-            return Ok(());
-        }
-        self.bytes_since_checkpoint.store(0, Ordering::Relaxed);
         if rolled {
             self.sync_written()?;
+        } else if pending < CHECKPOINT_BYTES || !self.is_synced() {
+            return Ok(());
         }
+        // Somebody else is at it: what came meanwhile is for the next time.
+        let Some(_one_at_a_time) = self.upkeep.try_lock() else { return Ok(()) };
+        self.bytes_since_checkpoint.store(0, Ordering::Relaxed);
         // If one of them fails, nothing appended is in danger: the old checkpoint stands, a recovery reads a
-        // little more, and the next append tries again. Closing and `Store::maintain` report what still fails.
-        let _ = self.persist_indexes(false).and_then(|()| self.checkpoints.checkpoint());
+        // little more, and the next roll tries again. Closing and `Store::flush` report what still fails.
+        let _ = self.persist_indexes_held(false).and_then(|()| self.checkpoints.checkpoint());
         Ok(())
+    }
+
+    fn is_synced(&self) -> bool {
+        self.recovery_point.load(Ordering::Acquire) == self.log_end.load(Ordering::Acquire)
     }
 
     /// Writes the indexes that are only in memory to their files.
@@ -88,13 +93,23 @@ impl Log {
     /// after.
     pub(super) fn persist_indexes(&self, closing: bool) -> Result<()> {
         let _one_at_a_time = self.upkeep.lock();
-        if !closing && matches!(self.writer.lock().state, State::Closed | State::Deleted) {
-            return Ok(());
-        }
-        let unindexed = self.writer.lock().unindexed.clone();
+        self.persist_indexes_held(closing)
+    }
+
+    fn persist_indexes_held(&self, closing: bool) -> Result<()> {
+        let unindexed = {
+            let writer = self.writer.lock();
+            if !closing && matches!(writer.state, State::Closed | State::Deleted) {
+                return Ok(());
+            }
+            writer.unindexed.clone()
+        };
         for segment in unindexed {
             segment.write_indexes()?;
             self.writer.lock().unindexed.retain(|kept| !Arc::ptr_eq(kept, &segment));
+        }
+        for segment in self.segments.load().iter() {
+            segment.write_rebuilt_indexes()?;
         }
         let active = Arc::clone(self.writer.lock().active.segment());
         active.write_grown_indexes()

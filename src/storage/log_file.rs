@@ -205,51 +205,123 @@ impl BatchReader {
     }
 }
 
-/// The first valid batch that begins at or after `position` and holds offsets from `offset` on, if there is one
-/// before `end`: where reading can go on behind damage.
+/// Where the log goes on behind damage at `position`: the first batch behind it that holds offsets from `floor` on,
+/// and from which batches follow one another to `end`, or to more damage far behind.
 ///
-/// Every byte position is tried, since the length of a damaged batch cannot be believed.
+/// A damaged batch whose length is right is stepped over, with whatever looks like a batch inside its payload.
+/// Otherwise every byte is tried, since its length cannot be believed.
 pub(crate) fn find_batch_after(
     log: &Arc<LogFile>,
     position: u64,
     end: u64,
-    offset: u64,
+    floor: u64,
 ) -> Result<Option<u64>> {
-    const STEP: u64 = 64 << 10;
-    let header_len = RECORD_BATCH_OVERHEAD as u64;
-    let mut start = position;
-    while start + Frame::LEN as u64 <= end {
-        let window = log.read(start, (STEP + header_len).min(end - start))?;
-        let tried = (window.len() as u64).min(STEP);
-        for skip in 0..tried {
-            let Some(bytes) = window.get(skip as usize..) else { break };
-            let here = start + skip;
-            if plausible(bytes, end - here, offset) && is_batch(log, here, end)? {
-                return Ok(Some(here));
-            }
-        }
-        if tried == 0 {
+    let mut search = Search { log, end, floor, budget: SEARCH_BYTES_MAX.max(2 * (end - position.min(end))) };
+    let mut next = position;
+    for _ in 0..STATED_LENGTHS_MAX {
+        let Ok(frame) = Frame::parse(&log.read(next, Frame::LEN as u64)?) else { break };
+        next = next.saturating_add(frame.size);
+        if next >= end {
             break;
         }
-        start += tried;
+        if search.chain_at(next)? > 0 {
+            return Ok(Some(next));
+        }
     }
-    Ok(None)
+    search.every_byte_from(position + 1)
 }
 
-/// Whether a header might stand here; cheap, since it is asked at every byte.
-fn plausible(bytes: &[u8], left: u64, offset: u64) -> bool {
-    // Magic and the high bytes of the length rule out nearly everything.
-    if bytes.get(16).is_none_or(|&magic| magic > 2) {
-        return false;
-    }
-    let Ok(frame) = Frame::parse(bytes) else { return false };
-    frame.size <= left && frame.offset >= offset && BatchHeader::parse(bytes).is_ok()
+/// The first batch at or after the start of a file that holds offsets from `floor` on.
+pub(crate) fn find_any_batch(log: &Arc<LogFile>, end: u64, floor: u64) -> Result<Option<u64>> {
+    let mut search = Search { log, end, floor, budget: SEARCH_BYTES_MAX.max(2 * end) };
+    search.every_byte_from(0)
 }
 
-fn is_batch(log: &Arc<LogFile>, position: u64, end: u64) -> Result<bool> {
-    match BatchReader::new(Arc::clone(log), position).next(end) {
-        Ok(found) => Ok(found.is_some()),
-        Err(Unreadable::Damaged(_)) => Ok(false),
-        Err(Unreadable::Failed(error)) => Err(error),
+/// How many bytes a search may check. What looks like batches of many sizes everywhere was made to keep us busy.
+const SEARCH_BYTES_MAX: u64 = 256 << 20;
+/// So many batches one after another are believed even if damage follows them.
+const CHAIN_BATCHES: usize = 4;
+/// So many damaged batches in a row are stepped over by their lengths.
+const STATED_LENGTHS_MAX: usize = 64;
+
+struct Search<'a> {
+    log: &'a Arc<LogFile>,
+    end: u64,
+    floor: u64,
+    budget: u64,
+}
+
+impl Search<'_> {
+    fn every_byte_from(&mut self, position: u64) -> Result<Option<u64>> {
+        const STEP: u64 = 64 << 10;
+        let mut start = position;
+        while start + Frame::LEN as u64 <= self.end {
+            let window = self.log.read(start, (STEP + RECORD_BATCH_OVERHEAD as u64).min(self.end - start))?;
+            let tried = (window.len() as u64).min(STEP);
+            for skip in 0..tried {
+                let Some(bytes) = window.get(skip as usize..) else { break };
+                let here = start + skip;
+                // One batch alone could be the content of a record.
+                if self.plausible(bytes, here) && self.chain_at(here)? >= CHAIN_BATCHES {
+                    return Ok(Some(here));
+                }
+            }
+            if tried == 0 {
+                break;
+            }
+            start += tried;
+        }
+        Ok(None)
+    }
+
+    /// Whether a header might stand here; cheap, since it is asked at every byte.
+    fn plausible(&self, bytes: &[u8], position: u64) -> bool {
+        // The magic alone rules out nearly everything.
+        if bytes.get(16).is_none_or(|&magic| magic > 2) {
+            return false;
+        }
+        let Ok(frame) = Frame::parse(bytes) else { return false };
+        frame.size <= self.end - position && frame.offset >= self.floor && BatchHeader::parse(bytes).is_ok()
+    }
+
+    /// How many batches follow one another from here on; as many as count if they reach the end.
+    fn chain_at(&mut self, position: u64) -> Result<usize> {
+        let mut reader = BatchReader::new(Arc::clone(self.log), position);
+        let mut floor = self.floor;
+        for length in 0..CHAIN_BATCHES {
+            match reader.next(self.end) {
+                Ok(Some(batch)) => {
+                    let header = batch.header();
+                    let in_order = header.last_offset >= floor && self.log.may_hold(header);
+                    if !in_order || header.base_offset_known() && header.base_offset < floor {
+                        return Ok(length);
+                    }
+                    floor = header.next_offset();
+                    self.spend(header.size)?;
+                }
+                Ok(None) if reader.position() > position => return Ok(CHAIN_BATCHES),
+                Ok(None) => return Ok(0),
+                Err(Unreadable::Damaged(_)) => {
+                    self.spend(reader.chunk.len() as u64)?;
+                    return Ok(length);
+                }
+                Err(Unreadable::Failed(error)) => return Err(error),
+            }
+        }
+        Ok(CHAIN_BATCHES)
+    }
+
+    fn spend(&mut self, bytes: u64) -> Result<()> {
+        match self.budget.checked_sub(bytes) {
+            Some(left) => {
+                self.budget = left;
+                Ok(())
+            }
+            None => {
+                let detail =
+                    "too much behind it looks like batches and is none to tell where the log goes on";
+                Err(self.log.corruption(self.end, self.floor, detail))
+            }
+        }
     }
 }

@@ -302,7 +302,7 @@ impl Segment {
                 Ok(None) => break,
                 Err(Unreadable::Failed(error)) => return Err(error),
                 Err(Unreadable::Damaged(_)) => {
-                    match find_batch_after(&self.log, position + 1, end, next_offset)? {
+                    match find_batch_after(&self.log, position, end, next_offset + 1)? {
                         Some(found) => reader.seek(found),
                         None => break,
                     }
@@ -694,7 +694,7 @@ impl SegmentBatches {
     /// # Errors
     /// [`Error::Io`] if the file cannot be read.
     pub fn skip_damage(&mut self) -> Result<Option<u64>> {
-        let found = find_batch_after(self.reader.log(), self.reader.position() + 1, self.end, 0)?;
+        let found = find_batch_after(self.reader.log(), self.reader.position(), self.end, 0)?;
         self.reader.seek(found.unwrap_or(self.end));
         self.failed = false;
         Ok(found)

@@ -22,6 +22,8 @@ impl Shared {
     pub(super) fn create_topic(&self, name: TopicName, config: TopicConfig) -> Result<Arc<TopicState>> {
         let _in_order = self.changing.lock();
         self.check_writable("create a topic in")?;
+        // A deleted topic of that name must be out of the way.
+        self.finish_deleting_held()?;
         let effective = config.or(&self.options.topic_defaults);
         let resolved = effective.resolve()?;
         check_directory_name(&name, effective.partition_count())?;
@@ -104,27 +106,58 @@ impl Shared {
         Ok(())
     }
 
-    pub(super) fn delete_topic(&self, state: &TopicState) -> Result<()> {
+    pub(super) fn delete_topic(&self, state: &Arc<TopicState>) -> Result<()> {
         let _in_order = self.changing.lock();
         self.check_writable("delete a topic in")?;
-        // This is the moment: a crash from here on ends with the topic gone.
-        self.write_manifest_marking(state)?;
+        let deleted = ManifestTopic { deleting: true, ..state.to_manifest() };
         self.topics.write().remove(&state.name);
-        let delay = state.config.read().or(&self.options.topic_defaults).resolve()?.file_delete_delay_ms;
-        let due = self.options.clock.monotonic().saturating_add(Duration::from_millis(delay.max(0) as u64));
+        self.deleting.lock().push(deleted);
+        // This is the moment: a crash from here on ends with the topic gone.
+        if let Err(error) = self.write_manifest() {
+            self.deleting.lock().pop();
+            self.topics.write().insert(state.name.clone(), Arc::clone(state));
+            return Err(error);
+        }
         for partition in state.open_partitions() {
             partition.abandon();
         }
-        let count = state.slots.read().len() as u32;
-        for number in 0..count {
-            let id = state.partition_id(number);
-            self.positions.lock().forget(&id);
-            if let Some(doomed) = self.rename_away(&id)? {
-                self.doomed.lock().push((doomed, due));
+        self.finish_deleting_held()
+    }
+
+    /// Goes on with deletions that failed halfway.
+    pub(super) fn finish_deleting(&self) -> Result<()> {
+        let _in_order = self.changing.lock();
+        self.finish_deleting_held()
+    }
+
+    fn finish_deleting_held(&self) -> Result<()> {
+        let topics = self.deleting.lock().clone();
+        if topics.is_empty() {
+            return Ok(());
+        }
+        for topic in &topics {
+            let due = self.options.clock.monotonic().saturating_add(self.delete_delay(topic));
+            for number in 0..topic.partitions {
+                let id = TopicPartition { topic: topic.name.clone(), partition: number };
+                self.positions.lock().forget(&id);
+                if let Some(doomed) = self.rename_away(&id)? {
+                    self.doomed.lock().push((doomed, due));
+                }
             }
         }
         sync_dir(&*self.fs, Path::new(""))?;
+        self.deleting.lock().clear();
         self.write_manifest()
+    }
+
+    /// How long the files of a deleted topic stay (`file.delete.delay.ms`).
+    fn delete_delay(&self, topic: &ManifestTopic) -> Duration {
+        let set = |config: TopicConfig, (key, value): (&String, &String)| {
+            config.clone().set(key, value).unwrap_or(config)
+        };
+        let config = topic.config.iter().fold(TopicConfig::new(), set).or(&self.options.topic_defaults);
+        let delay = config.resolve().map_or(0, |config| config.file_delete_delay_ms);
+        Duration::from_millis(delay.max(0) as u64)
     }
 
     /// Gives a partition directory the name under which Kafka, too, would remove it.
@@ -194,14 +227,6 @@ impl Shared {
         self.write_manifest_with(None, None)
     }
 
-    fn write_manifest_marking(&self, deleting: &TopicState) -> Result<()> {
-        let mut topics = self.manifest_topics();
-        for topic in topics.iter_mut().filter(|topic| topic.name == deleting.name) {
-            topic.deleting = true;
-        }
-        replace_file(&*self.fs, Path::new(MANIFEST_FILE), &Manifest { topics }.encode())
-    }
-
     fn write_manifest_with(&self, added: Option<&TopicState>, removed: Option<&TopicState>) -> Result<()> {
         let mut topics = self.manifest_topics();
         topics.retain(|topic| removed.is_none_or(|removed| removed.name != topic.name));
@@ -210,7 +235,9 @@ impl Shared {
     }
 
     fn manifest_topics(&self) -> Vec<ManifestTopic> {
-        self.topics.read().values().map(|state| state.to_manifest()).collect()
+        let mut topics: Vec<_> = self.topics.read().values().map(|state| state.to_manifest()).collect();
+        topics.extend(self.deleting.lock().iter().cloned());
+        topics
     }
 }
 

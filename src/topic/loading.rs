@@ -20,7 +20,7 @@ use crate::error::{Error, FormatError, Result};
 use crate::format::PartitionMetadata;
 use crate::fs::{EntryKind, full_path, read_file, retry, sync_dir};
 use crate::partition::{Partition, Unopened};
-use crate::types::{TopicName, TopicPartition, Uuid};
+use crate::types::{TopicName, Uuid};
 
 /// A manifest of a million topics is smaller; a length beyond it is damage.
 const MANIFEST_BYTES_MAX: u64 = 1 << 30;
@@ -49,12 +49,12 @@ impl Shared {
         }
         *self.positions.lock() = positions;
         let (known, rebuilt) = self.merge(manifest, &listing, foreign)?;
-        self.finish_deletions(&known, &listing)?;
-        let alive: Vec<ManifestTopic> = known.into_iter().filter(|topic| !topic.deleting).collect();
+        let (deleting, alive): (Vec<_>, Vec<_>) = known.into_iter().partition(|topic| topic.deleting);
         for topic in &alive {
             let state = self.topic_state(topic, &listing)?;
             self.topics.write().insert(state.name.clone(), state);
         }
+        self.finish_deletions(deleting, listing.doomed.clone());
         if !self.options.read_only {
             self.make_missing_directories(&listing)?;
         }
@@ -146,8 +146,7 @@ impl Shared {
         listing: &Listing,
         foreign: bool,
     ) -> Result<(Vec<ManifestTopic>, bool)> {
-        let mut rebuilt =
-            manifest.as_ref().is_none_or(|manifest| manifest.topics.iter().any(|topic| topic.deleting));
+        let mut rebuilt = manifest.is_none();
         let mut topics = manifest.map(|manifest| manifest.topics).unwrap_or_default();
         if foreign {
             for topic in topics.iter_mut().filter(|topic| !topic.sparse) {
@@ -205,22 +204,18 @@ impl Shared {
         }
     }
 
-    /// Finishes the deletion of topics that a crash interrupted, and marks what lies about for removal.
-    fn finish_deletions(&self, topics: &[ManifestTopic], listing: &Listing) -> Result<()> {
+    /// Finishes deletions that a crash interrupted. What is left of them is due for removal: nobody reads it.
+    fn finish_deletions(&self, deleting: Vec<ManifestTopic>, doomed: Vec<PathBuf>) {
         if self.options.read_only {
-            return Ok(());
+            return;
         }
-        let mut doomed = listing.doomed.clone();
-        for topic in topics.iter().filter(|topic| topic.deleting) {
-            for number in listing.partitions.get(&topic.name).into_iter().flatten() {
-                let id = TopicPartition { topic: topic.name.clone(), partition: *number };
-                self.positions.lock().forget(&id);
-                doomed.extend(self.rename_away(&id)?);
-            }
+        *self.deleting.lock() = deleting;
+        if let Err(error) = self.finish_deleting() {
+            self.warn(format!("a deleted topic is still to be removed: {error}"));
         }
-        // Nobody reads them any more: they are due now.
-        self.doomed.lock().extend(doomed.into_iter().map(|directory| (directory, Duration::ZERO)));
-        Ok(())
+        let mut due = self.doomed.lock();
+        due.extend(doomed.into_iter().map(|directory| (directory, Duration::ZERO)));
+        due.iter_mut().for_each(|(_, when)| *when = Duration::ZERO);
     }
 
     fn topic_state(&self, topic: &ManifestTopic, listing: &Listing) -> Result<Arc<TopicState>> {

@@ -19,6 +19,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 
 use super::config::TopicConfig;
+use super::manifest::ManifestTopic;
 use super::options::StoreOptions;
 use super::positions::Positions;
 use super::topic::{Topic, TopicState};
@@ -93,6 +94,8 @@ pub(super) struct Shared {
     pub(super) changing: Mutex<()>,
     /// What was last written down, also of partitions that cannot be opened now.
     pub(super) positions: Mutex<Positions>,
+    /// Topics that are deleted while some of their directories still have their names; kept in the manifest.
+    pub(super) deleting: Mutex<Vec<ManifestTopic>>,
     /// Directories of deleted topics, and when to remove them.
     pub(super) doomed: Mutex<Vec<(PathBuf, Duration)>>,
     pub(super) closed: AtomicBool,
@@ -143,6 +146,7 @@ impl Store {
             topics: RwLock::default(),
             changing: Mutex::default(),
             positions: Mutex::default(),
+            deleting: Mutex::default(),
             doomed: Mutex::default(),
             closed: AtomicBool::new(false),
             report: Mutex::default(),
@@ -292,6 +296,7 @@ impl Shared {
                 Err(error) => failed = failed.and(Err(error)),
             }
         }
+        failed = failed.and(self.finish_deleting());
         report.removed = self.remove_doomed();
         let written = if report.synced.is_empty() { Ok(()) } else { self.write_positions() };
         failed.and(written).map(|()| report)
