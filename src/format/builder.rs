@@ -85,50 +85,48 @@ impl BatchOptions {
 
     /// The rules for a batch as a whole (`MemoryRecordsBuilder`).
     fn check(&self) -> Result<(), FormatError> {
-        let rules = [
-            (self.leader_epoch >= -1, "leader epoch", self.leader_epoch.into(), "at least -1"),
-            (self.producer_id >= -1, "producer id", self.producer_id, "at least -1"),
-            (
-                self.producer_id == -1 || self.producer_epoch >= 0,
-                "producer epoch",
-                self.producer_epoch.into(),
-                "at least 0 with a producer id",
-            ),
-            (
-                self.producer_id == -1 || self.control || self.base_sequence >= 0,
-                "base sequence",
-                self.base_sequence.into(),
-                "at least 0 with a producer id",
-            ),
-            (
-                !self.transactional || self.producer_id >= 0,
-                "producer id",
-                self.producer_id,
-                "at least 0 in a transactional batch",
-            ),
-            (
-                !self.control || self.codec.compression == Compression::None,
-                "compression of a control batch",
-                self.codec.compression.id().into(),
-                "0 (none)",
-            ),
-            (
-                self.timestamp_type == TimestampType::CreateTime || self.append_time >= -1,
-                "append time",
-                self.append_time,
-                "at least -1",
-            ),
-            (
-                self.delete_horizon.is_none_or(|horizon| horizon >= 0),
-                "delete horizon",
-                self.delete_horizon.unwrap_or_default(),
-                "at least 0",
-            ),
-        ];
-        match rules.into_iter().find(|(holds, ..)| !holds) {
-            None => Ok(()),
-            Some((_, what, found, expected)) => Err(FormatError::Invalid { what, found, expected }),
-        }
+        let rule = |holds: bool, what, found: i64, expected| match holds {
+            true => Ok(()),
+            false => Err(FormatError::Invalid { what, found, expected }),
+        };
+        rule(self.leader_epoch >= -1, "leader epoch", self.leader_epoch.into(), "at least -1")?;
+        rule(self.producer_id >= -1, "producer id", self.producer_id, "at least -1")?;
+        rule(
+            self.producer_id == -1 || self.producer_epoch >= 0,
+            "producer epoch",
+            self.producer_epoch.into(),
+            "at least 0 with a producer id",
+        )?;
+        rule(
+            self.producer_id == -1 || self.control || self.base_sequence >= 0,
+            "base sequence",
+            self.base_sequence.into(),
+            "at least 0 with a producer id",
+        )?;
+        rule(
+            !self.transactional || self.producer_id >= 0,
+            "producer id",
+            self.producer_id,
+            "at least 0 in a transactional batch",
+        )?;
+        rule(
+            !self.control || self.codec.compression == Compression::None,
+            "compression of a control batch",
+            self.codec.compression.id().into(),
+            "0 (none)",
+        )?;
+        rule(
+            self.timestamp_type == TimestampType::CreateTime || self.append_time >= -1,
+            "append time",
+            self.append_time,
+            "at least -1",
+        )?;
+        rule(
+            self.delete_horizon.is_none_or(|horizon| horizon >= 0),
+            "delete horizon",
+            self.delete_horizon.unwrap_or_default(),
+            "at least 0",
+        )
     }
 }
 
