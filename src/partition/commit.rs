@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{Durability, DurableMark, Log, State, Writer};
+use super::{Durability, DurableMark, Log, LogConfig, State, Writer};
 use crate::error::{Error, Result};
 use crate::storage::Segment;
 
@@ -154,23 +154,36 @@ impl Log {
             segment.log().publish(*len);
         }
         active.log().publish(position);
-        if self.log_end.fetch_max(end, Ordering::AcqRel) < end {
+        // Sequentially consistent for the sake of those who wait; see there.
+        if self.log_end.fetch_max(end, Ordering::SeqCst) < end {
             self.waiters.wake();
         }
     }
 
     /// Does what the durability of an append asks for, once it is written and the writer lock is released.
-    pub(super) fn settle(&self, end: u64, bytes: u64, records: u64, durability: Durability) -> Result<()> {
+    pub(super) fn settle(
+        &self,
+        config: &LogConfig,
+        end: u64,
+        bytes: u64,
+        records: u64,
+        durability: Durability,
+    ) -> Result<()> {
         match durability {
             Durability::Synced => self.sync_to(end),
-            _ => self.sync_if_due(bytes, records, durability).map(drop),
+            _ => self.sync_if_due(config, bytes, records, durability).map(drop),
         }
     }
 
     /// Syncs if so much has been appended, or so much time has passed, since the last sync as is allowed: by the
     /// interval, and by Kafka's `flush.messages` and `flush.ms`.
-    pub(super) fn sync_if_due(&self, bytes: u64, records: u64, durability: Durability) -> Result<bool> {
-        let config = self.config.load();
+    pub(super) fn sync_if_due(
+        &self,
+        config: &LogConfig,
+        bytes: u64,
+        records: u64,
+        durability: Durability,
+    ) -> Result<bool> {
         let flush_time = match config.flush_ms {
             i64::MAX => Duration::MAX,
             millis => Duration::from_millis(millis.max(0) as u64),
