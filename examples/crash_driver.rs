@@ -4,10 +4,15 @@
 //!   crash_driver check  DIR A    open (recover) DIR; offsets 0..A-1 must be there with the right content
 //!
 //! Exit codes: 0 ok, 3 a typed error, 4 acknowledged data is missing, 5 wrong data was served, 64 usage.
-//! Environment: ANNALS_DURABILITY (`synced`, `process`, `interval:<ms>:<bytes>`), ANNALS_PAYLOAD (bytes per record, default
-//! 200), ANNALS_SEGMENT (bytes per segment, default 65536), ANNALS_THREADS (appenders, default 1).
+//! Environment: ANNALS_DURABILITY (`synced`, `process`, `interval:<ms>:<bytes>`), ANNALS_PAYLOAD (bytes per record,
+//! default 200), ANNALS_SEGMENT (bytes per segment, default 65536), ANNALS_THREADS (appenders, default 1).
 
-#![allow(clippy::print_stdout, clippy::print_stderr, missing_docs)]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::expect_used,
+    reason = "a program, not a library"
+)]
 
 use std::collections::HashSet;
 use std::io::Write;

@@ -5,7 +5,12 @@
 //! Each line becomes one record: its bytes without the line end `\n` are the value, those before the first space
 //! the key, which decides the partition. Run it twice on one DIR and the second run continues the log.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, missing_docs)]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::indexing_slicing,
+    reason = "a program, not a library"
+)]
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};

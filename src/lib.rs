@@ -1,6 +1,42 @@
-//! The Kafka log as a library: an embeddable, durable, replayable log with Kafka's own files.
+//! The Kafka log as a library: topics of partitions, each an ordered, durable, replayable log, in the files that
+//! Apache Kafka uses, inside your process.
+//!
+//! ```
+//! use annals::{Record, Store, TopicConfig};
+//!
+//! # let directory = tempfile::tempdir().unwrap();
+//! # let path = directory.path();
+//! let store = Store::open(path)?;
+//! let clicks = store.create_topic("clicks", TopicConfig::new().partitions(3))?;
+//!
+//! // The key decides the partition, as it does for Kafka's clients. On disk when this returns.
+//! let placed = clicks.append(&Record::new("bought a lamp").key("user-7"))?;
+//!
+//! let partition = clicks.partition(placed.partition)?;
+//! for record in partition.read_from(placed.offset)? {
+//!     assert_eq!(record?.value(), Some(&b"bought a lamp"[..]));
+//! }
+//! store.close()?;
+//! # Ok::<(), annals::Error>(())
+//! ```
+//!
+//! | to | see |
+//! | --- | --- |
+//! | open a directory, make and find topics | [`Store`], [`StoreOptions`], [`TopicConfig`] |
+//! | append | [`Topic::append`], [`Partition::append`], [`Partition::append_batch`], [`Partition::append_encoded`] |
+//! | read | [`Partition::read_from`], [`Partition::fetch`], [`Partition::wait_for`] |
+//! | find by time | [`Partition::offset_for_timestamp`] |
+//! | choose what an append survives | [`Durability`] |
+//! | know what a crash left, and go on after damage | [`RecoveryReport`], [`Damage`], [`Records::skip_damage`] |
+//! | look into files without a store | [`Segment`], [`OffsetIndex`], [`TimeIndex`], [`TransactionIndex`], [`mod@format`] |
+//! | test your own code against crashes and failing disks | [`fs::SimulatedDisk`], [`clock::ManualClock`] |
+//! | read how and why it works | [`docs`] |
+//!
+//! It is not a server, starts no thread that stays, opens no socket and needs no runtime. Handles ([`Topic`],
+//! [`Partition`]) are cheap to clone and may be used from any number of threads at once.
 
 pub mod clock;
+pub mod docs;
 pub mod error;
 pub mod format;
 pub mod fs;

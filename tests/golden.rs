@@ -1,5 +1,13 @@
-//! Byte for byte what Apache Kafka writes: every vector decodes to what Kafka put in, and what is not compressed is
-//! encoded to the same bytes.
+//! Byte for byte what Apache Kafka writes: every vector decodes to what Kafka put in, and what is not
+//! compressed is encoded to the same bytes.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking, and so do its helpers"
+)]
 
 mod common;
 

@@ -5,6 +5,15 @@
 //! some are cut once more in the middle of that. `ANNALS_SIMULATION_IMAGES` sets how many images are looked at
 //! (default 6000); `ANNALS_SIMULATION_SEED` the seed of the first run. A failure prints what repeats it.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "tests fail by panicking, and say how to repeat it"
+)]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -475,6 +484,6 @@ fn a_failed_sync_is_not_tried_again_on_the_same_bytes() {
 
 /// The two error numbers that matter here, the same on every Unix.
 mod libc_errno {
-    pub const EIO: i32 = 5;
-    pub const ENOSPC: i32 = 28;
+    pub(super) const EIO: i32 = 5;
+    pub(super) const ENOSPC: i32 = 28;
 }

@@ -1,7 +1,8 @@
-//! A stored batch: its frame, its header, its checksum, and the fields that may be stamped after it was encoded.
+//! A stored batch: its frame, its header, its checksum, and the fields that may be stamped after it was
+//! encoded.
 //!
-//! A `.log` file is batches one behind the other, nothing before, between or after them. The header of a v2 batch
-//! (Kafka's `DefaultRecordBatch`), all integers big-endian:
+//! A `.log` file is batches one behind the other, nothing before, between or after them. The header of a v2
+//! batch (Kafka's `DefaultRecordBatch`), all integers big-endian:
 //!
 //! ```text
 //!  0 i64 base offset            never changed by compaction
@@ -20,8 +21,8 @@
 //! 61     records, compressed as one piece if at all
 //! ```
 //!
-//! What stands before the checksum lies outside it, so that offset and epoch can be set without computing it again. In
-//! batches of magic 0 and 1 (see `legacy`) offset, length and magic stand at the same places.
+//! What stands before the checksum lies outside it, so that offset and epoch can be set without computing it
+//! again. In batches of magic 0 and 1 (see `legacy`) offset, length and magic stand at the same places.
 
 use byteorder::{BigEndian, ByteOrder};
 use bytes::Bytes;
@@ -74,7 +75,8 @@ const DELETE_HORIZON_FLAG: u8 = 0x40;
 /// The first 17 bytes of a batch of any magic: enough to step to the next one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frame {
-    /// The base offset; for magic 0 and 1 the last offset of a compressed message, or the offset of a single one.
+    /// The base offset; for magic 0 and 1 the last offset of a compressed message, or the offset of a single
+    /// one.
     pub offset: u64,
     /// The whole batch in bytes, this frame included: the length field plus [`LOG_OVERHEAD`].
     pub size: u64,
@@ -89,8 +91,8 @@ impl Frame {
     /// Reads the frame at the front of `bytes`; more may follow.
     ///
     /// # Errors
-    /// [`FormatError::Short`] for fewer than 17 bytes. [`FormatError::Invalid`] for a negative offset, a magic that is not
-    /// 0 to 2, or a length too small for that magic or too large for any batch.
+    /// [`FormatError::Short`] for fewer than 17 bytes. [`FormatError::Invalid`] for a negative offset, a magic
+    /// that is not 0 to 2, or a length too small for that magic or too large for any batch.
     pub fn parse(bytes: &[u8]) -> Result<Frame, FormatError> {
         let mut reader = Reader::new(bytes);
         let mut frame = Reader::new(reader.take(Frame::LEN, "batch frame")?);
@@ -130,8 +132,8 @@ pub enum TimestampType {
 /// What the header of a batch says; for a message of magic 0 or 1, the same as far as it says it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BatchHeader {
-    /// The offset of the first record as first written (compaction may have removed that record). Of a *compressed* legacy
-    /// message it is unknown until that is decompressed: there it equals `last_offset`.
+    /// The offset of the first record as first written (compaction may have removed that record). Of a
+    /// *compressed* legacy message it is unknown until that is decompressed: there it equals `last_offset`.
     pub base_offset: u64,
     /// The last offset that the batch takes up, whether or not a record with it is left.
     pub last_offset: u64,
@@ -168,8 +170,8 @@ pub struct BatchHeader {
 }
 
 impl BatchHeader {
-    /// Reads the header at the front of `bytes`: 61 bytes for magic 2, 26 for magic 1, 18 for magic 0. More may follow.
-    /// The checksum is not looked at, since it covers the whole batch; [`verify`] does that.
+    /// Reads the header at the front of `bytes`: 61 bytes for magic 2, 26 for magic 1, 18 for magic 0. More
+    /// may follow. The checksum is not looked at, since it covers the whole batch; [`verify`] does that.
     ///
     /// # Errors
     /// As [`Frame::parse`], and [`FormatError::Invalid`] for a field that no writer could have filled so.
@@ -244,7 +246,8 @@ impl BatchHeader {
         i32::try_from(delta).unwrap_or(i32::MAX)
     }
 
-    /// Writes the header over the front of `batch`, which holds the records behind it already, and the checksum of both.
+    /// Writes the header over the front of `batch`, which holds the records behind it already, and the
+    /// checksum of both.
     ///
     /// # Errors
     /// [`FormatError::Limit`] if the batch is too large for the format.
@@ -317,8 +320,8 @@ fn not_negative(what: &'static str, found: i32) -> Result<u32, FormatError> {
     })
 }
 
-/// One stored batch of any magic whose size, checksum and header were verified. Its records are checked when they are
-/// asked for.
+/// One stored batch of any magic whose size, checksum and header were verified. Its records are checked when
+/// they are asked for.
 ///
 /// ```
 /// use annals::format::{BatchBuilder, BatchOptions, Record, RecordBatch};
@@ -362,7 +365,8 @@ impl RecordBatch {
         &self.bytes
     }
 
-    /// The offset of its first record as first written; see [`BatchHeader::base_offset`] about legacy messages.
+    /// The offset of its first record as first written; see [`BatchHeader::base_offset`] about legacy
+    /// messages.
     pub fn base_offset(&self) -> u64 {
         self.header.base_offset
     }
@@ -377,12 +381,14 @@ impl RecordBatch {
         self.header.next_offset()
     }
 
-    /// All its records, decompressed into at most `limit` bytes and each checked to its last byte. Records that are not
-    /// compressed share this batch's memory and are not limited. Control records come like any other.
+    /// All its records, decompressed into at most `limit` bytes and each checked to its last byte. Records
+    /// that are not compressed share this batch's memory and are not limited. Control records come like any
+    /// other.
     ///
     /// # Errors
-    /// [`FormatError::Limit`] if they take more than `limit` bytes, [`FormatError::CodecDisabled`] if their codec was
-    /// compiled out, any other [`FormatError`] if the bytes are not records as the header describes them.
+    /// [`FormatError::Limit`] if they take more than `limit` bytes, [`FormatError::CodecDisabled`] if their
+    /// codec was compiled out, any other [`FormatError`] if the bytes are not records as the header describes
+    /// them.
     pub fn records(&self, limit: usize) -> Result<RecordSet, FormatError> {
         if self.header.magic < MAGIC_2 {
             return legacy::decode(&self.bytes, &self.header, limit);
@@ -398,22 +404,15 @@ impl RecordBatch {
     }
 }
 
-/// Checks that `bytes` are exactly one batch of any magic: its size, its checksum, and its header. Records are not
-/// looked at.
+/// Checks that `bytes` are exactly one batch of any magic: its size, its checksum, and its header. Records
+/// are not looked at.
 ///
 /// # Errors
-/// [`FormatError::Short`] or [`FormatError::Trailing`] if `bytes` is not one whole batch, [`FormatError::Checksum`] if
-/// they are not what was written, otherwise as [`BatchHeader::parse`].
+/// [`FormatError::Short`] or [`FormatError::Trailing`] if `bytes` is not one whole batch,
+/// [`FormatError::Checksum`] if they are not what was written, otherwise as [`BatchHeader::parse`].
 pub fn verify(bytes: &[u8]) -> Result<BatchHeader, FormatError> {
     const WHAT: &str = "the batch";
-    let frame = Frame::parse(bytes)?;
-    let available = bytes.len() as u64;
-    if available < frame.size {
-        return Err(FormatError::Short { what: WHAT, needed: frame.size, available });
-    }
-    if available > frame.size {
-        return Err(FormatError::Trailing { what: WHAT, extra: available - frame.size });
-    }
+    let frame = whole_frame(bytes)?;
     let mut reader = Reader::new(bytes);
     let (stored, computed) = if frame.magic < MAGIC_2 {
         reader.take(legacy::CRC_AT, WHAT)?;
@@ -429,11 +428,22 @@ pub fn verify(bytes: &[u8]) -> Result<BatchHeader, FormatError> {
     BatchHeader::behind(frame, bytes)
 }
 
+/// The frame of exactly one batch.
+fn whole_frame(bytes: &[u8]) -> Result<Frame, FormatError> {
+    let frame = Frame::parse(bytes)?;
+    let (needed, available) = (frame.size, bytes.len() as u64);
+    match available.checked_sub(needed) {
+        Some(0) => Ok(frame),
+        Some(extra) => Err(FormatError::Trailing { what: "the batch", extra }),
+        None => Err(FormatError::Short { what: "the batch", needed, available }),
+    }
+}
+
 /// Sets where an encoded v2 batch goes. Both fields lie outside the checksum.
 ///
 /// # Errors
-/// [`FormatError`] if `batch` does not begin with a v2 header, or its last offset or the epoch (at least -1, which is
-/// none) would be out of range. The batch is unchanged then.
+/// [`FormatError`] if `batch` does not begin with a v2 header, or its last offset or the epoch (at least -1,
+/// which is none) would be out of range. The batch is unchanged then.
 pub fn stamp(batch: &mut [u8], base_offset: u64, epoch: i32) -> Result<(), FormatError> {
     let header = current_header(batch)?;
     let delta = BigEndian::read_i32(&header[LAST_OFFSET_DELTA..BASE_TIMESTAMP]);
@@ -447,12 +457,14 @@ pub fn stamp(batch: &mut [u8], base_offset: u64, epoch: i32) -> Result<(), Forma
 /// Gives all records of an encoded v2 batch the time of its append, and computes the checksum again.
 ///
 /// # Errors
-/// [`FormatError`] if `batch` is not exactly one v2 batch or `millis` is negative. The batch is unchanged then.
+/// [`FormatError`] if `batch` is not exactly one v2 batch or `millis` is negative. The batch is unchanged
+/// then.
 pub fn stamp_append_time(batch: &mut [u8], millis: i64) -> Result<(), FormatError> {
     if millis < 0 {
         return Err(FormatError::Invalid { what: "append time", found: millis, expected: "at least 0" });
     }
-    let header = whole_batch(batch)?;
+    whole_frame(batch)?;
+    let header = current_header(batch)?;
     header[ATTRIBUTES + 1] |= APPEND_TIME_FLAG;
     BigEndian::write_i64(&mut header[MAX_TIMESTAMP..PRODUCER_ID], millis);
     write_crc(batch);
@@ -462,8 +474,8 @@ pub fn stamp_append_time(batch: &mut [u8], millis: i64) -> Result<(), FormatErro
 /// Corrects the largest timestamp of an encoded v2 batch, and computes the checksum again.
 ///
 /// # Errors
-/// [`FormatError`] if `batch` is not exactly one v2 batch or `millis` is below -1, which is none. The batch is unchanged
-/// then.
+/// [`FormatError`] if `batch` is not exactly one v2 batch or `millis` is below -1, which is none. The batch is
+/// unchanged then.
 pub fn stamp_max_timestamp(batch: &mut [u8], millis: i64) -> Result<(), FormatError> {
     if millis < -1 {
         return Err(FormatError::Invalid {
@@ -472,20 +484,11 @@ pub fn stamp_max_timestamp(batch: &mut [u8], millis: i64) -> Result<(), FormatEr
             expected: "at least -1",
         });
     }
-    let header = whole_batch(batch)?;
+    whole_frame(batch)?;
+    let header = current_header(batch)?;
     BigEndian::write_i64(&mut header[MAX_TIMESTAMP..PRODUCER_ID], millis);
     write_crc(batch);
     Ok(())
-}
-
-/// The header of bytes that are exactly one v2 batch.
-fn whole_batch(batch: &mut [u8]) -> Result<&mut [u8; RECORD_BATCH_OVERHEAD], FormatError> {
-    let available = batch.len() as u64;
-    let size = Frame::parse(batch)?.size;
-    if available != size {
-        return Err(FormatError::Short { what: "the batch", needed: size, available });
-    }
-    current_header(batch)
 }
 
 fn current_header(batch: &mut [u8]) -> Result<&mut [u8; RECORD_BATCH_OVERHEAD], FormatError> {
@@ -509,8 +512,8 @@ fn write_crc(batch: &mut [u8]) {
     }
 }
 
-/// What compaction leaves of a v2 batch none of whose records stay: its header alone, which keeps its offsets and its
-/// producer's state.
+/// What compaction leaves of a v2 batch none of whose records stay: its header alone, which keeps its offsets
+/// and its producer's state.
 ///
 /// # Errors
 /// [`FormatError::Invalid`] for the header of a legacy message, which cannot be kept so.

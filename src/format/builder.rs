@@ -8,7 +8,8 @@ use crate::error::FormatError;
 /// All of a batch but its records.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BatchOptions {
-    /// The offset of the first record. It lies outside the checksum: [`stamp`](super::stamp) can set it later.
+    /// The offset of the first record. It lies outside the checksum: [`stamp`](super::stamp) can set it
+    /// later.
     pub base_offset: u64,
     /// The leader epoch, -1 for none. [`stamp`](super::stamp) can set it later.
     pub leader_epoch: i32,
@@ -32,8 +33,8 @@ pub struct BatchOptions {
     pub control: bool,
     /// When compaction may drop its tombstones, in milliseconds since the epoch.
     pub delete_horizon: Option<i64>,
-    /// The last offset relative to the base offset, if records were removed behind the last one pushed; otherwise that
-    /// of the last one pushed.
+    /// The last offset relative to the base offset, if records were removed behind the last one pushed;
+    /// otherwise that of the last one pushed.
     pub last_offset_delta: Option<u32>,
 }
 
@@ -58,10 +59,10 @@ impl Default for BatchOptions {
 }
 
 impl BatchOptions {
-    /// What compaction must keep when it writes a v2 batch again with fewer records: everything but the records. The codec
-    /// gets its default level, the delete horizon stays as it is. (A legacy message has less to keep, and what its
-    /// compressed form calls base offset is not: set `base_offset` to that of the first record and leave out
-    /// `last_offset_delta`.)
+    /// What compaction must keep when it writes a v2 batch again with fewer records: everything but the
+    /// records. The codec gets its default level, the delete horizon stays as it is. (A legacy message has
+    /// less to keep, and what its compressed form calls base offset is not: set `base_offset` to that of the
+    /// first record and leave out `last_offset_delta`.)
     pub fn rewriting(header: &BatchHeader) -> Self {
         BatchOptions {
             base_offset: header.base_offset,
@@ -85,54 +86,39 @@ impl BatchOptions {
 
     /// The rules for a batch as a whole (`MemoryRecordsBuilder`).
     fn check(&self) -> Result<(), FormatError> {
-        let rule = |holds: bool, what, found: i64, expected| match holds {
-            true => Ok(()),
-            false => Err(FormatError::Invalid { what, found, expected }),
-        };
-        rule(self.leader_epoch >= -1, "leader epoch", self.leader_epoch.into(), "at least -1")?;
-        rule(self.producer_id >= -1, "producer id", self.producer_id, "at least -1")?;
-        rule(
-            self.producer_id == -1 || self.producer_epoch >= 0,
-            "producer epoch",
-            self.producer_epoch.into(),
-            "at least 0 with a producer id",
-        )?;
-        rule(
-            self.producer_id == -1 || self.control || self.base_sequence >= 0,
-            "base sequence",
-            self.base_sequence.into(),
-            "at least 0 with a producer id",
-        )?;
-        rule(
-            !self.transactional || self.producer_id >= 0,
-            "producer id",
-            self.producer_id,
-            "at least 0 in a transactional batch",
-        )?;
-        rule(
-            !self.control || self.codec.compression == Compression::None,
-            "compression of a control batch",
-            self.codec.compression.id().into(),
-            "0 (none)",
-        )?;
-        rule(
-            self.timestamp_type == TimestampType::CreateTime || self.append_time >= -1,
-            "append time",
-            self.append_time,
-            "at least -1",
-        )?;
-        rule(
-            self.delete_horizon.is_none_or(|horizon| horizon >= 0),
-            "delete horizon",
-            self.delete_horizon.unwrap_or_default(),
-            "at least 0",
-        )
+        let refuse = |what, found, expected| Err(FormatError::Invalid { what, found, expected });
+        if self.leader_epoch < -1 {
+            return refuse("leader epoch", self.leader_epoch.into(), "at least -1");
+        }
+        if self.producer_id < -1 {
+            return refuse("producer id", self.producer_id, "at least -1");
+        }
+        if self.producer_id == -1 && self.transactional {
+            return refuse("producer id", self.producer_id, "at least 0 in a transactional batch");
+        }
+        if self.producer_id != -1 && self.producer_epoch < 0 {
+            return refuse("producer epoch", self.producer_epoch.into(), "at least 0 with a producer id");
+        }
+        if self.producer_id != -1 && !self.control && self.base_sequence < 0 {
+            return refuse("base sequence", self.base_sequence.into(), "at least 0 with a producer id");
+        }
+        if self.control && self.codec.compression != Compression::None {
+            let id = self.codec.compression.id();
+            return refuse("compression of a control batch", id.into(), "0 (none)");
+        }
+        if self.timestamp_type == TimestampType::LogAppendTime && self.append_time < -1 {
+            return refuse("append time", self.append_time, "at least -1");
+        }
+        match self.delete_horizon {
+            Some(horizon @ ..0) => refuse("delete horizon", horizon, "at least 0"),
+            _ => Ok(()),
+        }
     }
 }
 
 /// Makes one v2 batch, straight into its buffer: records go behind the room left for the header, which
-/// [`finish`](Self::finish) fills in. With a buffer that is large enough, nothing is allocated unless records are
-/// compressed.
+/// [`finish`](Self::finish) fills in. With a buffer that is large enough, nothing is allocated unless records
+/// are compressed.
 ///
 /// ```
 /// use annals::format::{BatchBuilder, BatchOptions, Record, stamp, verify};
@@ -171,8 +157,8 @@ impl BatchBuilder {
     /// Adds a record at the next offset.
     ///
     /// # Errors
-    /// [`FormatError::Invalid`] for a timestamp that is negative and not -1, [`FormatError::Limit`] if the batch would
-    /// become too large for the format. The builder is unchanged then.
+    /// [`FormatError::Invalid`] for a timestamp that is negative and not -1, [`FormatError::Limit`] if the
+    /// batch would become too large for the format. The builder is unchanged then.
     pub fn push(&mut self, record: &Record<'_>) -> Result<(), FormatError> {
         let delta = self
             .last_delta
@@ -181,7 +167,8 @@ impl BatchBuilder {
         self.push_at(delta as u32, record)
     }
 
-    /// Adds a record at an offset relative to the base offset, which must be larger than that of the record before it.
+    /// Adds a record at an offset relative to the base offset, which must be larger than that of the record
+    /// before it.
     ///
     /// # Errors
     /// As [`push`](Self::push), and [`FormatError::Invalid`] for an offset that does not follow.
@@ -225,19 +212,19 @@ impl BatchBuilder {
         self.count == 0
     }
 
-    /// The size of the batch in bytes if it were finished now: exact if it is not compressed, otherwise what it would be
-    /// without compression. 0 if it is empty.
+    /// The size of the batch in bytes if it were finished now: exact if it is not compressed, otherwise what
+    /// it would be without compression. 0 if it is empty.
     pub fn size_estimate(&self) -> usize {
         if self.is_empty() { 0 } else { self.buffer.len() }
     }
 
-    /// Fills in the header, compresses if so set, and hands over the batch. A builder without records gives no bytes, not
-    /// an empty batch.
+    /// Fills in the header, compresses if so set, and hands over the batch. A builder without records gives
+    /// no bytes, not an empty batch.
     ///
     /// # Errors
     /// [`FormatError::Invalid`] for options that contradict each other or leave the range of the format,
-    /// [`FormatError::Limit`] for a batch too large for the format, [`FormatError::CodecDisabled`] if the codec was
-    /// compiled out.
+    /// [`FormatError::Limit`] for a batch too large for the format, [`FormatError::CodecDisabled`] if the
+    /// codec was compiled out.
     pub fn finish(mut self) -> Result<Vec<u8>, FormatError> {
         self.options.check()?;
         if self.is_empty() {

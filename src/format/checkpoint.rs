@@ -1,7 +1,8 @@
-//! The text files: `leader-epoch-checkpoint`, the offset checkpoints, `partition.metadata` and the marker of a clean
-//! shutdown (Kafka's `CheckpointFile`, `PartitionMetadataFile`, `CleanShutdownFileHandler`).
+//! The text files: `leader-epoch-checkpoint`, the offset checkpoints, `partition.metadata` and the marker of
+//! a clean shutdown (Kafka's `CheckpointFile`, `PartitionMetadataFile`, `CleanShutdownFileHandler`).
 //!
-//! A checkpoint is a version line (`0`), a line with the number of entries, and a line for each; an empty file has none.
+//! A checkpoint is a version line (`0`), a line with the number of entries, and a line for each; an empty
+//! file has none.
 
 use std::fmt::Write;
 
@@ -20,7 +21,8 @@ pub struct EpochEntry {
     pub start_offset: u64,
 }
 
-/// The content of `leader-epoch-checkpoint`: where each leader epoch began. Epochs and offsets both rise strictly.
+/// The content of `leader-epoch-checkpoint`: where each leader epoch began. Epochs and offsets both rise
+/// strictly.
 ///
 /// ```
 /// use annals::format::LeaderEpochs;
@@ -44,8 +46,8 @@ impl LeaderEpochs {
     /// Reads the file's content.
     ///
     /// # Errors
-    /// [`FormatError::Version`] for another version, [`FormatError::Text`] for a line that is not an epoch and an offset
-    /// or does not follow the one before it.
+    /// [`FormatError::Version`] for another version, [`FormatError::Text`] for a line that is not an epoch
+    /// and an offset or does not follow the one before it.
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
         let mut previous: Option<EpochEntry> = None;
         let entries = decode_lines("leader epoch checkpoint", bytes, |line| {
@@ -67,8 +69,8 @@ impl LeaderEpochs {
     }
 }
 
-/// The content of an offset checkpoint (recovery points, log starts, high watermarks, cleaned offsets): one offset for
-/// each partition of a directory.
+/// The content of an offset checkpoint (recovery points, log starts, high watermarks, cleaned offsets): one
+/// offset for each partition of a directory.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct OffsetCheckpoint {
     /// The offsets, in the order of the file.
@@ -86,8 +88,8 @@ impl OffsetCheckpoint {
     /// Reads the file's content.
     ///
     /// # Errors
-    /// [`FormatError::Version`] for another version, [`FormatError::Text`] for a line that is not a topic, a partition
-    /// and an offset.
+    /// [`FormatError::Version`] for another version, [`FormatError::Text`] for a line that is not a topic, a
+    /// partition and an offset.
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
         let entries = decode_lines("offset checkpoint", bytes, |line| {
             let mut fields = line.split_whitespace();

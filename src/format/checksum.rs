@@ -1,4 +1,5 @@
-//! The two checksums of the format, each behind one function, so that the crate behind it can change in one place.
+//! The two checksums of the format, each behind one function, so that the crate behind it can change in one
+//! place.
 
 /// CRC-32C (Castagnoli), which guards v2 batches and producer snapshots.
 ///

@@ -1,7 +1,8 @@
 //! Fixed integers and varints: a bounds-checked [`Reader`] over a slice, and writers onto a `Vec<u8>`.
 //!
-//! Fixed integers are big-endian two's complement. Varints hold 7 bits per byte, least significant group first, the
-//! high bit set on all but the last byte; signed ones are zigzag coded first (Kafka's `ByteUtils`).
+//! Fixed integers are big-endian two's complement. Varints hold 7 bits per byte, least significant group
+//! first, the high bit set on all but the last byte; signed ones are zigzag coded first (Kafka's
+//! `ByteUtils`).
 
 use byteorder::{BigEndian, ByteOrder};
 
@@ -65,7 +66,8 @@ impl<'a> Reader<'a> {
     /// `length` bytes, or `None` for the length -1 that means null.
     ///
     /// # Errors
-    /// [`FormatError::Invalid`] for any other negative length, [`FormatError::Short`] if fewer bytes are left.
+    /// [`FormatError::Invalid`] for any other negative length, [`FormatError::Short`] if fewer bytes are
+    /// left.
     #[inline]
     pub fn nullable(&mut self, length: i32, what: &'static str) -> Result<Option<&'a [u8]>, FormatError> {
         match length {
@@ -137,8 +139,8 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// An unsigned varint of 32 bits. It need not be the shortest encoding, and as in Kafka the bits of a fifth byte
-    /// that do not fit are dropped.
+    /// An unsigned varint of 32 bits. It need not be the shortest encoding, and as in Kafka the bits of a
+    /// fifth byte that do not fit are dropped.
     ///
     /// # Errors
     /// [`FormatError::Short`], or [`FormatError::Varint`] if it goes on after five bytes.

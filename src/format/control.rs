@@ -41,7 +41,8 @@ impl ControlType {
     /// The type that the key of a control record says.
     ///
     /// # Errors
-    /// [`FormatError::Short`] for a key of fewer than four bytes, [`FormatError::Invalid`] for a negative version.
+    /// [`FormatError::Short`] for a key of fewer than four bytes, [`FormatError::Invalid`] for a negative
+    /// version.
     pub fn parse(key: &[u8]) -> Result<Self, FormatError> {
         let mut reader = Reader::new(key);
         check_version(&mut reader, "version of a control record's key")?;
@@ -103,7 +104,8 @@ impl EndTransactionMarker {
         Ok(Some(EndTransactionMarker { coordinator_epoch: reader.i32("coordinator epoch")?, commit }))
     }
 
-    /// The batch that holds the marker. Of the options it takes offset, leader epoch, producer and default timestamp.
+    /// The batch that holds the marker. Of the options it takes offset, leader epoch, producer and default
+    /// timestamp.
     ///
     /// # Errors
     /// [`FormatError::Invalid`] if the options name no producer and epoch.

@@ -1,5 +1,5 @@
-//! The entries of the three index files: `.index`, `.timeindex` and `.txnindex` (Kafka's `OffsetIndex`, `TimeIndex`,
-//! `AbortedTxn`). Index files have no header and no checksum.
+//! The entries of the three index files: `.index`, `.timeindex` and `.txnindex` (Kafka's `OffsetIndex`,
+//! `TimeIndex`, `AbortedTxn`). Index files have no header and no checksum.
 
 use super::codec::Reader;
 use crate::error::FormatError;
@@ -120,7 +120,8 @@ impl AbortedTransaction {
     /// The entry that these bytes are.
     ///
     /// # Errors
-    /// [`FormatError::Version`] for one newer than this crate, [`FormatError::Invalid`] for a negative version or offset.
+    /// [`FormatError::Version`] for one newer than this crate, [`FormatError::Invalid`] for a negative
+    /// version or offset.
     pub fn decode(bytes: &[u8; Self::SIZE]) -> Result<Self, FormatError> {
         const VERSION: &str = "version of an aborted transaction";
         let mut reader = Reader::new(bytes);

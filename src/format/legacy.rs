@@ -11,8 +11,8 @@
 //!    i32 key length, -1 = null; key; i32 value length, -1 = null; value
 //! ```
 //!
-//! A compressed message is a wrapper: its value is the compressed concatenation of whole messages. Inner offsets are
-//! absolute in magic 0; in magic 1 they count from the first message of the wrapper.
+//! A compressed message is a wrapper: its value is the compressed concatenation of whole messages. Inner
+//! offsets are absolute in magic 0; in magic 1 they count from the first message of the wrapper.
 
 use bytes::Bytes;
 

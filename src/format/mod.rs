@@ -1,9 +1,9 @@
 //! Kafka's bytes as values: record batches, legacy messages, index entries, snapshots and checkpoint files.
 //!
-//! Everything here is a function between slices and values. It does no I/O, asks no clock, takes no lock and knows
-//! neither files nor partitions. What it decodes it has checked: short input, bytes left over, lengths that point
-//! outside, counts that lie and checksums that do not match are a [`FormatError`](crate::FormatError), found before
-//! memory is taken for what the bytes claim.
+//! Everything here is a function between slices and values. It does no I/O, asks no clock, takes no lock and
+//! knows neither files nor partitions. What it decodes it has checked: short input, bytes left over, lengths
+//! that point outside, counts that lie and checksums that do not match are a
+//! [`FormatError`](crate::FormatError), found before memory is taken for what the bytes claim.
 //!
 //! | file | owns |
 //! | --- | --- |

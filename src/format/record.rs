@@ -55,7 +55,8 @@ impl<'a> Record<'a> {
         self
     }
 
-    /// Sets the timestamp, in milliseconds since the epoch. -1 means none; other negative ones are refused on append.
+    /// Sets the timestamp, in milliseconds since the epoch. -1 means none; other negative ones are refused on
+    /// append.
     #[must_use]
     pub fn timestamp(mut self, millis: i64) -> Self {
         self.timestamp = Some(millis);
@@ -138,7 +139,8 @@ impl<'a> RecordView<'a> {
         self.offset
     }
 
-    /// Its timestamp in milliseconds since the epoch, -1 if it has none. In a batch with append time, that time.
+    /// Its timestamp in milliseconds since the epoch, -1 if it has none. In a batch with append time, that
+    /// time.
     pub fn timestamp(&self) -> i64 {
         self.timestamp
     }
@@ -228,7 +230,8 @@ impl StoredRecord {
         self.offset
     }
 
-    /// Its timestamp in milliseconds since the epoch, -1 if it has none. In a batch with append time, that time.
+    /// Its timestamp in milliseconds since the epoch, -1 if it has none. In a batch with append time, that
+    /// time.
     pub fn timestamp(&self) -> i64 {
         self.timestamp
     }

@@ -10,8 +10,8 @@ use super::legacy;
 use super::record::{RecordContext, RecordView, StoredRecord, check_headers};
 use crate::error::FormatError;
 
-/// All records of one batch. It owns them (or shares the batch's memory when that is not compressed), and every record
-/// in it was checked, so walking it cannot fail.
+/// All records of one batch. It owns them (or shares the batch's memory when that is not compressed), and
+/// every record in it was checked, so walking it cannot fail.
 #[derive(Clone)]
 pub struct RecordSet {
     payload: Bytes,

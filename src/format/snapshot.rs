@@ -79,8 +79,9 @@ impl ProducerSnapshot {
     /// Reads the file's content.
     ///
     /// # Errors
-    /// [`FormatError::Version`] for another version, [`FormatError::Checksum`] if the bytes are not what was written,
-    /// [`FormatError::Short`], [`FormatError::Trailing`] or [`FormatError::Invalid`] if they are not whole entries.
+    /// [`FormatError::Version`] for another version, [`FormatError::Checksum`] if the bytes are not what was
+    /// written, [`FormatError::Short`], [`FormatError::Trailing`] or [`FormatError::Invalid`] if they are not
+    /// whole entries.
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
         const WHAT: &str = "the producer snapshot";
         let mut reader = Reader::new(bytes);

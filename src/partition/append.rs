@@ -308,16 +308,16 @@ impl Log {
             options.durability.map_or(config.durability, |asked| asked.stronger(config.durability));
         let size = batch.bytes.len() as u64;
         let (append_time, count) = (batch.append_time, batch.count);
-        let (base_offset, last_offset, rolled) = {
+        let (base_offset, last_offset, written, rolled) = {
             let mut writer = self.ready_writer()?;
             let (base_offset, last_offset) = self.place(&mut writer, batch, config)?;
             if durability != Durability::Synced {
                 let (position, end) = (writer.active.position(), writer.next_offset);
                 self.publish(writer.unsynced.iter(), writer.active.segment(), position, end);
             }
-            (base_offset, last_offset, !writer.unindexed.is_empty())
+            (base_offset, last_offset, writer.written(), !writer.unindexed.is_empty())
         };
-        self.settle(config, last_offset + 1, size, count, durability)?;
+        self.settle(config, written, size, count, durability)?;
         self.keep_up(rolled, size)?;
         Ok(Appended { base_offset, last_offset, append_time })
     }

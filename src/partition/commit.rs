@@ -28,10 +28,19 @@ struct Progress {
     syncing: bool,
     /// Counts syncs that failed; a waiter that sees it move was among those who lost.
     failures: u64,
+    /// Counts reopenings, each of which cuts what was not published away.
+    life: u64,
     /// What was appended since the last sync, and when that was; for intervals.
     bytes_pending: u64,
     records_pending: u64,
     last_sync: Duration,
+}
+
+/// Where a written batch ends, and in which life of the log: its offsets may be given again in the next.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Written {
+    pub(super) end: u64,
+    pub(super) life: u64,
 }
 
 /// What one sync has to cover.
@@ -43,8 +52,9 @@ struct Round {
     created: Option<u64>,
 }
 
-/// Ends a round even if the file system panics in it, so that nobody waits for ever.
-struct Syncing<'a>(&'a Commit);
+/// The right to sync, or to keep others from it. Given back even if the file system panics, so that nobody waits
+/// for ever.
+pub(super) struct Syncing<'a>(&'a Commit);
 
 impl Drop for Syncing<'_> {
     fn drop(&mut self) {
@@ -59,26 +69,34 @@ impl Commit {
         Commit { progress: Mutex::new(progress), done: Condvar::new() }
     }
 
-    /// Takes note that everything below `durable` was made durable by other means.
-    pub(super) fn reset(&self, durable: u64) {
-        self.progress.lock().durable = durable;
+    /// Waits for the sync under way, and keeps others from beginning one.
+    pub(super) fn hold(&self) -> Syncing<'_> {
+        let mut progress = self.progress.lock();
+        while progress.syncing {
+            self.done.wait(&mut progress);
+        }
+        progress.syncing = true;
+        Syncing(self)
+    }
+
+    /// Begins another life of the log, in which everything below `durable` is on disk.
+    pub(super) fn begin_life(&self, life: u64, durable: u64) {
+        let mut progress = self.progress.lock();
+        (progress.life, progress.durable) = (life, durable);
     }
 }
 
 impl Log {
-    /// Returns once everything below `offset` is on disk.
-    pub(super) fn sync_to(&self, offset: u64) -> Result<()> {
+    /// Returns once everything below the end of what was written is on disk.
+    pub(super) fn sync_to(&self, written: Written) -> Result<()> {
         let mut progress = self.commit.progress.lock();
         let failures = progress.failures;
         loop {
-            if progress.durable >= offset {
+            if progress.life == written.life && progress.durable >= written.end {
                 return Ok(());
             }
-            if progress.failures != failures {
-                drop(progress);
-                self.writer.lock().check(&self.id)?;
-                // It was reopened in between, and cut this append away.
-                let cause = "a sync of other appends failed with it".to_string();
+            if progress.failures != failures || progress.life != written.life {
+                let cause = "the sync that was to cover it failed".to_string();
                 return Err(Error::Poisoned { partition: self.id.to_string(), action: "sync", cause });
             }
             if progress.syncing {
@@ -160,17 +178,23 @@ impl Log {
         }
     }
 
+    /// Makes durable all that is written at this moment.
+    pub(super) fn sync_written(&self) -> Result<()> {
+        let written = self.writer.lock().written();
+        self.sync_to(written)
+    }
+
     /// Does what the durability of an append asks for, once it is written and the writer lock is released.
     pub(super) fn settle(
         &self,
         config: &LogConfig,
-        end: u64,
+        written: Written,
         bytes: u64,
         records: u64,
         durability: Durability,
     ) -> Result<()> {
         match durability {
-            Durability::Synced => self.sync_to(end),
+            Durability::Synced => self.sync_to(written),
             _ => self.sync_if_due(config, bytes, records, durability).map(drop),
         }
     }
@@ -208,8 +232,7 @@ impl Log {
                 return Ok(false);
             }
         }
-        let end = self.writer.lock().next_offset;
-        self.sync_to(end)?;
+        self.sync_written()?;
         Ok(true)
     }
 }
@@ -227,6 +250,10 @@ impl Round {
 }
 
 impl Writer {
+    pub(super) fn written(&self) -> Written {
+        Written { end: self.next_offset, life: self.life }
+    }
+
     /// A sync is refused only where what it would cover is not known to be whole.
     fn check_sync(&self, id: &crate::types::TopicPartition) -> Result<()> {
         match self.state {

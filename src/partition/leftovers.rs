@@ -32,9 +32,12 @@ impl Recovery<'_> {
             .filter(|(offset, _, stage, _)| *stage == Stage::Swap && *offset < first_cleaned)
             .cloned()
             .collect();
-        for (offset, _, stage, name) in &staged {
+        for (offset, kind, stage, name) in &staged {
             let undone = *stage == Stage::Swap && *offset >= first_cleaned;
-            if matches!(stage, Stage::Deleted | Stage::Cleaned) || undone {
+            // Only what can be had again from the log: a log under such a name would be none of ours.
+            let half_written =
+                *stage == Stage::Temporary && matches!(kind, FileKind::OffsetIndex | FileKind::TimeIndex);
+            if matches!(stage, Stage::Deleted | Stage::Cleaned) || undone || half_written {
                 self.remove(name)?;
             }
         }

@@ -112,6 +112,8 @@ struct Writer {
     active: ActiveSegment,
     /// The offset that the next record will get; at or above the published log end.
     next_offset: u64,
+    /// Counts reopenings: offsets that were written but not published in one life are given again in the next.
+    life: u64,
     /// Sealed segments with bytes that are not synced, and how many bytes each has.
     unsynced: Vec<(Arc<Segment>, u64)>,
     /// Sealed segments whose index files are not written yet.
@@ -152,6 +154,8 @@ enum State {
     },
     ReadOnly,
     Closed,
+    /// The topic was deleted: nothing of it is to be written down any more.
+    Deleted,
 }
 
 /// Where the partition reports that its recovery point moved far enough to be written down.
@@ -221,8 +225,7 @@ impl Partition {
     /// # Errors
     /// [`Error::Io`] or [`Error::StorageFull`] if the sync fails; the partition is then poisoned.
     pub fn flush(&self) -> Result<()> {
-        let end = self.log.writer.lock().next_offset;
-        self.log.sync_to(end)
+        self.log.sync_written()
     }
 
     /// Waits until there is a record at `offset` or behind it, at most for `timeout`. Returns whether there is.
@@ -268,22 +271,22 @@ impl Partition {
 
     /// Writes indexes that are only in memory to their files.
     pub(crate) fn persist_indexes(&self) -> Result<()> {
-        self.log.persist_indexes()
+        self.log.persist_indexes(false)
     }
 
     /// How far the log is known to be safe, to be written down.
-    pub(crate) fn checkpoint(&self) -> PartitionCheckpoint {
+    pub(crate) fn checkpoint(&self) -> Option<PartitionCheckpoint> {
         self.log.checkpoint()
     }
 
     /// Ends appends, syncs, and writes what a clean start needs. Handles that are left can still read.
-    pub(crate) fn close(&self) -> Result<PartitionCheckpoint> {
+    pub(crate) fn close(&self) -> Result<Option<PartitionCheckpoint>> {
         self.log.close()
     }
 
     /// Ends appends and waits at once, without syncing anything: the partition is being deleted.
     pub(crate) fn abandon(&self) {
-        self.log.writer.lock().state = State::Closed;
+        self.log.writer.lock().state = State::Deleted;
         self.log.waiters.close();
     }
 }
@@ -326,7 +329,7 @@ impl Writer {
                 Err(Error::Damaged { partition: partition(), detail: detail.clone() })
             }
             State::ReadOnly => Err(Error::ReadOnly { action: "append to", path: partition().into() }),
-            State::Closed => Err(Error::Closed { what: partition() }),
+            State::Closed | State::Deleted => Err(Error::Closed { what: partition() }),
         }
     }
 

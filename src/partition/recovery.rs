@@ -180,6 +180,7 @@ impl Unopened {
             state: self.state(&report, outcome.unrepaired),
             active,
             next_offset: outcome.next_offset,
+            life: 0,
             unsynced: Vec::new(),
             unindexed: Vec::new(),
             created,
@@ -287,7 +288,9 @@ impl Recovery<'_> {
                 self.parts.last().map_or((0, 0), |last| (last.log.base_offset(), last.kept));
             DurableMark { offset: next_offset, segment, position }
         } else {
-            let (segment, position) = checkpoint.and_then(|checkpoint| checkpoint.place).unwrap_or_default();
+            // An unknown place is said to be at the start of a segment that, if there is one, begins there.
+            let place = checkpoint.and_then(|checkpoint| checkpoint.place);
+            let (segment, position) = place.unwrap_or((recovery_point, 0));
             DurableMark { offset: recovery_point.min(next_offset), segment, position }
         };
         Ok(Outcome { next_offset, durable, unrepaired })
@@ -560,8 +563,7 @@ impl Recovery<'_> {
         let indexes = if start == 0 {
             Indexes::empty(log.base_offset())
         } else {
-            let (pool, directory) = (&self.from.pool, &self.from.directory);
-            Indexes::load_below(pool, directory, log.base_offset(), recovery_point, start).ok()?
+            Indexes::load_below(log, &self.from.directory, recovery_point, start, interval).ok()?
         };
         Some(Indexer::new(Arc::new(indexes), interval))
     }

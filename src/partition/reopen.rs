@@ -13,13 +13,16 @@ use crate::storage::{ActiveSegment, BatchReader, Indexes, LogFile, Segment, Unre
 impl Log {
     pub(super) fn reopen(&self) -> Result<()> {
         let _one_at_a_time = self.upkeep.lock();
+        // A sync under way would publish what is about to be cut.
+        let _no_sync = self.commit.hold();
         let mut writer = self.writer.lock();
         if !matches!(writer.state, State::Poisoned { .. }) {
             return writer.check(&self.id);
         }
         self.reopen_locked(&mut writer)?;
         writer.state = State::Ready;
-        self.commit.reset(writer.next_offset);
+        writer.life += 1;
+        self.commit.begin_life(writer.life, writer.next_offset);
         Ok(())
     }
 
@@ -28,7 +31,8 @@ impl Log {
         let end = self.log_end.load(Ordering::Acquire);
         let durable = writer.durable;
         let segments = self.segments.load_full();
-        for segment in segments.iter().filter(|segment| segment.base_offset() >= durable.segment) {
+        let after = segments.partition_point(|segment| segment.base_offset() <= durable.offset);
+        for segment in segments.iter().skip(after.saturating_sub(1)) {
             let log = segment.log();
             let published = log.readable();
             let from = if segment.base_offset() == durable.segment { durable.position } else { 0 };
@@ -125,26 +129,30 @@ impl Log {
         self.checkpoints.checkpoint()
     }
 
-    pub(super) fn close(&self) -> Result<PartitionCheckpoint> {
+    pub(super) fn close(&self) -> Result<Option<PartitionCheckpoint>> {
         let poisoned = matches!(self.writer.lock().state, State::Poisoned { .. });
         // A last attempt: what was acknowledged and is not on disk would otherwise be left to luck.
         let healed = if poisoned { self.reopen() } else { Ok(()) };
-        let was = std::mem::replace(&mut self.writer.lock().state, State::Closed);
+        let was = {
+            let state = &mut self.writer.lock().state;
+            let closed = if matches!(state, State::Deleted) { State::Deleted } else { State::Closed };
+            std::mem::replace(state, closed)
+        };
         self.waiters.close();
         healed?;
         if !matches!(was, State::Ready) {
             return Ok(self.checkpoint());
         }
-        let (end, unsynced_names) = {
+        let (written, unsynced_names) = {
             let writer = self.writer.lock();
-            (writer.next_offset, writer.created > writer.created_synced)
+            (writer.written(), writer.created > writer.created_synced)
         };
-        self.sync_to(end)?;
+        self.sync_to(written)?;
         if unsynced_names {
             // A clean start does not look whether the directory was ever synced.
             sync_dir(self.fs(), self.directory())?;
         }
-        self.persist_indexes()?;
-        Ok(PartitionCheckpoint { clean: true, ..self.checkpoint() })
+        self.persist_indexes(true)?;
+        Ok(self.checkpoint().map(|end| PartitionCheckpoint { clean: true, ..end }))
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{DurableMark, Log, LogConfig, PartitionCheckpoint, Writer};
+use super::{DurableMark, Log, LogConfig, PartitionCheckpoint, State, Writer};
 use crate::error::Result;
 use crate::format::TimeIndexEntry;
 use crate::storage::ActiveSegment;
@@ -75,18 +75,23 @@ impl Log {
         }
         self.bytes_since_checkpoint.store(0, Ordering::Relaxed);
         if rolled {
-            let end = self.writer.lock().active.base_offset();
-            self.sync_to(end)?;
+            self.sync_written()?;
         }
         // If one of them fails, nothing appended is in danger: the old checkpoint stands, a recovery reads a
         // little more, and the next append tries again. Closing and `Store::maintain` report what still fails.
-        let _ = self.persist_indexes().and_then(|()| self.checkpoints.checkpoint());
+        let _ = self.persist_indexes(false).and_then(|()| self.checkpoints.checkpoint());
         Ok(())
     }
 
     /// Writes the indexes that are only in memory to their files.
-    pub(super) fn persist_indexes(&self) -> Result<()> {
+    ///
+    /// Once the partition is being closed only the closing itself may: the directory may be another's the moment
+    /// after.
+    pub(super) fn persist_indexes(&self, closing: bool) -> Result<()> {
         let _one_at_a_time = self.upkeep.lock();
+        if !closing && matches!(self.writer.lock().state, State::Closed | State::Deleted) {
+            return Ok(());
+        }
         let unindexed = self.writer.lock().unindexed.clone();
         for segment in unindexed {
             segment.write_indexes()?;
@@ -96,15 +101,16 @@ impl Log {
         active.write_grown_indexes()
     }
 
-    pub(super) fn checkpoint(&self) -> PartitionCheckpoint {
+    /// How far the log is known to be safe; nothing of a log that is deleted.
+    pub(super) fn checkpoint(&self) -> Option<PartitionCheckpoint> {
         let writer = self.writer.lock();
         let DurableMark { offset, segment, position } = writer.durable;
-        PartitionCheckpoint {
+        (!matches!(writer.state, State::Deleted)).then(|| PartitionCheckpoint {
             log_start: Some(self.log_start.load(Ordering::Acquire)),
             recovery_point: offset,
             place: Some((segment, position)),
             clean: false,
-        }
+        })
     }
 }
 

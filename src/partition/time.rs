@@ -5,9 +5,8 @@ use std::sync::atomic::Ordering;
 
 use super::read::Cursor;
 use super::{Log, Partition};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::RecordBatch;
-use crate::storage::Segment;
 
 /// A record found by its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,12 +26,9 @@ impl Partition {
     /// Timestamps need not be in order: records behind it may be earlier.
     ///
     /// # Errors
-    /// [`Error::Corruption`](crate::Error::Corruption) if a batch that has to be looked at is damaged.
+    /// [`Error::Corruption`] if a batch that has to be looked at is damaged.
     pub fn offset_for_timestamp(&self, timestamp: i64) -> Result<Option<TimestampOffset>> {
-        self.log.first_record(
-            |segment| segment.max_timestamp().map(|(largest, _)| largest >= timestamp),
-            timestamp,
-        )
+        self.log.first_record(timestamp)
     }
 
     /// The first record that has the largest timestamp of all; `None` if no record has one.
@@ -42,29 +38,24 @@ impl Partition {
     pub fn offset_of_max_timestamp(&self) -> Result<Option<TimestampOffset>> {
         let mut largest = -1;
         for segment in self.log.segments.load().iter() {
-            largest = largest.max(segment.max_timestamp()?.0);
+            largest = largest.max(segment.max_timestamp()?);
         }
         if largest < 0 { Ok(None) } else { self.offset_for_timestamp(largest) }
     }
 }
 
 impl Log {
-    fn first_record(
-        self: &Arc<Self>,
-        may_hold: impl Fn(&Segment) -> Result<bool>,
-        timestamp: i64,
-    ) -> Result<Option<TimestampOffset>> {
+    fn first_record(self: &Arc<Self>, timestamp: i64) -> Result<Option<TimestampOffset>> {
         let start = self.log_start.load(Ordering::Acquire);
         let bound = self.log_end.load(Ordering::Acquire);
         let segments = self.segments.load_full();
         for (at, segment) in segments.iter().enumerate() {
             let end = segments.get(at + 1).map_or(bound, |next| next.base_offset()).min(bound);
-            if end <= start || !may_hold(segment)? {
+            if end <= start || segment.max_timestamp()? < timestamp {
                 continue;
             }
-            // The entry is a hint: everything later than its time lies behind its offset.
-            let hint = segment.with_time_index(|index| index.lookup(timestamp.saturating_sub(1)).offset)?;
-            let mut cursor = Cursor::new(Arc::clone(self), hint.max(start).max(segment.base_offset()));
+            let hint = segment.offset_hint(timestamp.saturating_sub(1))?;
+            let mut cursor = Cursor::new(Arc::clone(self), hint.max(start));
             while let Some(batch) = cursor.next(end)? {
                 cursor.wanted = batch.next_offset();
                 if let Some(found) = self.first_in(&batch, start, timestamp)? {
@@ -84,7 +75,7 @@ impl Log {
         let records = batch.records(limit).map_err(|error| {
             let path = crate::fs::full_path(self.fs(), self.directory());
             let (position, offset) = (0, header.base_offset);
-            crate::Error::Corruption { path, position, offset, detail: error.to_string() }
+            Error::Corruption { path, position, offset, detail: error.to_string() }
         })?;
         let found = records.iter().find(|record| record.timestamp() >= timestamp && record.offset() >= start);
         Ok(found.map(|record| TimestampOffset {

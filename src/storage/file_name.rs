@@ -34,6 +34,8 @@ pub(crate) enum Stage {
     Swap,
     /// A copy of bytes that are being written again; ours, and only there while that lasts.
     Doubtful,
+    /// Being written, to replace the file of that name.
+    Temporary,
 }
 
 const KINDS: [(FileKind, &str); 5] = [
@@ -44,11 +46,12 @@ const KINDS: [(FileKind, &str); 5] = [
     (FileKind::Snapshot, "snapshot"),
 ];
 
-const STAGES: [(Stage, &str); 4] = [
+const STAGES: [(Stage, &str); 5] = [
     (Stage::Deleted, ".deleted"),
     (Stage::Cleaned, ".cleaned"),
     (Stage::Swap, ".swap"),
     (Stage::Doubtful, ".doubtful"),
+    (Stage::Temporary, ".tmp"),
 ];
 
 impl Stage {
@@ -106,6 +109,8 @@ mod tests {
         assert_eq!(parse("00000000000000000003.log.swap"), swap);
         let deleted = Some((3, FileKind::TimeIndex, Stage::Deleted));
         assert_eq!(parse("00000000000000000003.timeindex.deleted"), deleted);
+        let temporary = Some((3, FileKind::OffsetIndex, Stage::Temporary));
+        assert_eq!(parse("00000000000000000003.index.tmp"), temporary);
         for foreign in [
             "",
             ".log",

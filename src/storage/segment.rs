@@ -12,7 +12,7 @@ use super::file_name::{FileKind, file_name};
 use super::log_file::{BatchReader, LogFile, Unreadable, find_batch_after};
 use super::offset_index::OffsetIndex;
 use super::pool::{FilePool, Forget};
-use super::time_index::TimeIndex;
+use super::time_index::{TimeIndex, TimeIndexEntry};
 use crate::error::{Error, Result};
 use crate::format::{BatchHeader, RecordBatch};
 use crate::fs::Disk;
@@ -38,6 +38,7 @@ pub struct Segment {
     indexes: Arc<ArcSwapOption<Indexes>>,
     loading: Mutex<()>,
     rebuilt: AtomicBool,
+    times_checked: AtomicBool,
 }
 
 /// The two indexes of a segment and what they cannot hold yet.
@@ -122,6 +123,7 @@ impl Segment {
             indexes: Arc::default(),
             loading: Mutex::default(),
             rebuilt: AtomicBool::new(false),
+            times_checked: AtomicBool::new(false),
         }
     }
 
@@ -129,11 +131,57 @@ impl Segment {
         &self.log
     }
 
-    /// The largest timestamp of its records, -1 if they have none, and where to find it.
-    pub(crate) fn max_timestamp(&self) -> Result<(i64, u64)> {
-        let indexes = self.indexes()?;
-        let offset = indexes.max_timestamp_offset.load(Ordering::Acquire);
-        Ok((indexes.max_timestamp.load(Ordering::Acquire), offset))
+    /// The largest timestamp of its records, -1 if they have none.
+    pub(crate) fn max_timestamp(&self) -> Result<i64> {
+        if !self.active && !self.times_checked.swap(true, Ordering::AcqRel) {
+            self.check_times()?;
+        }
+        Ok(self.indexes()?.max_timestamp.load(Ordering::Acquire))
+    }
+
+    /// An offset up to which no record is later than `timestamp`, confirmed by the batch that ends there; or the
+    /// base offset.
+    pub(crate) fn offset_hint(&self, timestamp: i64) -> Result<u64> {
+        let hint = self.indexes()?.time.lookup(timestamp);
+        let confirmed = hint.timestamp >= 0 && self.holds_time(hint)?;
+        Ok(if confirmed { hint.offset } else { self.base_offset() })
+    }
+
+    /// A time index that lost its last entries looks like a whole one. What lies behind its last entry must not be
+    /// later, or it is made anew.
+    fn check_times(&self) -> Result<()> {
+        let last = self.indexes()?.time.last();
+        let last = last.unwrap_or(TimeIndexEntry { timestamp: -1, offset: self.base_offset() });
+        let end = self.log.readable();
+        let mut reader = self.reader_for(last.offset)?;
+        loop {
+            match reader.next(end) {
+                Ok(Some(batch)) if batch.header().max_timestamp > last.timestamp => break,
+                Ok(Some(_)) => {}
+                Ok(None) => return Ok(()),
+                Err(Unreadable::Failed(error)) => return Err(error),
+                Err(Unreadable::Damaged(_)) => break,
+            }
+        }
+        self.keep(self.rebuild()?);
+        Ok(())
+    }
+
+    /// Whether a batch with that largest timestamp ends at that offset.
+    fn holds_time(&self, entry: TimeIndexEntry) -> Result<bool> {
+        let end = self.log.readable();
+        let mut reader = self.reader_for(entry.offset)?;
+        loop {
+            match reader.next(end) {
+                Ok(Some(batch)) if batch.last_offset() < entry.offset => {}
+                Ok(Some(batch)) => {
+                    let header = batch.header();
+                    return Ok(header.last_offset == entry.offset && header.max_timestamp == entry.timestamp);
+                }
+                Ok(None) | Err(Unreadable::Damaged(_)) => return Ok(false),
+                Err(Unreadable::Failed(error)) => return Err(error),
+            }
+        }
     }
 
     /// A reader at a batch boundary at or before the first batch that reaches `offset`, confirmed by the batch found
@@ -217,13 +265,15 @@ impl Segment {
             let detail = "its last entry points behind the end of the log".into();
             return Err(Error::Corruption { path: self.path(), position: 0, offset: base, detail });
         }
-        let (offset, time) = if self.active {
-            (offset.to_active(u64::MAX, end), time.to_active(u64::MAX))
+        let entries = offset.len() + time.len();
+        let indexes = if self.active {
+            let indexes = Indexes::new(offset.to_active(u64::MAX, end), time.to_active(u64::MAX));
+            indexes.catch_up(&self.log, end, self.index_interval)?
         } else {
-            (offset, time)
+            check_covers(&self.log, &offset, &time, end)?;
+            Indexes::new(offset, time)
         };
-        let indexes = Indexes::new(offset, time);
-        indexes.entries_on_disk.store(indexes.offset.len() + indexes.time.len(), Ordering::Relaxed);
+        indexes.entries_on_disk.store(entries, Ordering::Relaxed);
         Ok(indexes)
     }
 
@@ -234,15 +284,20 @@ impl Segment {
         let mut indexer = Indexer::new(Arc::clone(&indexes), self.index_interval);
         let mut reader = BatchReader::new(Arc::clone(&self.log), 0);
         let mut next_offset = self.base_offset();
+        let mut believed = self.base_offset();
         loop {
             let position = reader.position();
             match reader.next(end) {
                 Ok(Some(batch)) => {
                     // Where offsets jump or go back there may be damage, for the reader to report. The checksum
-                    // does not cover them, so nothing is noted that the batch before does not vouch for.
+                    // does not cover them, so nothing is noted that the batch before does not vouch for, but for
+                    // its time, under an offset that is surely not behind it: it must still be found.
                     let header = batch.header();
                     if header.base_offset == next_offset || !header.base_offset_known() {
                         indexer.note(header, position)?;
+                        believed = header.last_offset;
+                    } else {
+                        indexes.raise_max_timestamp(header.max_timestamp, believed);
                     }
                     next_offset = header.next_offset();
                 }
@@ -281,8 +336,9 @@ impl Segment {
         let entries = indexes.offset.len() + indexes.time.len();
         let fs = self.log.file().pool().fs();
         let name = |kind| file_name(&self.directory, self.base_offset(), kind);
-        indexes.offset.write(fs, &name(FileKind::OffsetIndex))?;
+        // In this order: what the offset index on disk covers, the time index on disk covers, too.
         indexes.time.write(fs, &name(FileKind::TimeIndex))?;
+        indexes.offset.write(fs, &name(FileKind::OffsetIndex))?;
         indexes.entries_on_disk.store(entries, Ordering::Release);
         Ok(())
     }
@@ -312,22 +368,100 @@ impl Indexes {
         Indexes::new(OffsetIndex::new(base_offset), TimeIndex::new(base_offset))
     }
 
-    /// The entries on disk for the part of a log below an offset and a position, open for more.
+    /// The entries on disk for the part of a log below an offset and a position, and those that the files lack,
+    /// open for more.
     pub(crate) fn load_below(
-        pool: &FilePool,
+        log: &Arc<LogFile>,
         directory: &Path,
-        base_offset: u64,
         offset: u64,
         position: u64,
+        index_interval: u64,
     ) -> Result<Self> {
-        let name = |kind| file_name(directory, base_offset, kind);
-        let offsets = OffsetIndex::load(pool.fs(), &name(FileKind::OffsetIndex), base_offset, false)?;
-        let times = TimeIndex::load(pool.fs(), &name(FileKind::TimeIndex), base_offset, false)?;
-        Ok(Indexes::new(offsets.to_active(offset, position), times.to_active(offset)))
+        let (fs, base) = (log.file().pool().fs(), log.base_offset());
+        let name = |kind| file_name(directory, base, kind);
+        let offsets = OffsetIndex::load(fs, &name(FileKind::OffsetIndex), base, false)?;
+        let times = TimeIndex::load(fs, &name(FileKind::TimeIndex), base, false)?;
+        let indexes = Indexes::new(offsets.to_active(offset, position), times.to_active(offset));
+        indexes.catch_up(log, position, index_interval)
+    }
+
+    /// Adds what the log holds behind the last entry: the files may be older than the log below `end`.
+    fn catch_up(self, log: &Arc<LogFile>, end: u64, index_interval: u64) -> Result<Self> {
+        let newest = self.time.last();
+        let indexes = Arc::new(self);
+        let mut indexer = Indexer::new(Arc::clone(&indexes), index_interval);
+        let mut follows = None;
+        let last = each_behind(log, &indexes.offset, end, |header, at| {
+            // No checksum covers base offsets: where they jump, a rebuild sorts out which ones to believe.
+            if follows.is_some_and(|follows| header.base_offset_known() && header.base_offset != follows) {
+                return Err(log.corruption(
+                    at,
+                    header.base_offset,
+                    "offsets jump behind the last index entry",
+                ));
+            }
+            follows = Some(header.next_offset());
+            indexer.note(header, at)
+        })?;
+        drop(indexer);
+        check_newest(log, newest, last)?;
+        Ok(Arc::try_unwrap(indexes).unwrap_or_else(|shared| Indexes::copy(&shared)))
+    }
+
+    fn raise_max_timestamp(&self, timestamp: i64, last_offset: u64) {
+        if timestamp > self.max_timestamp.load(Ordering::Relaxed) {
+            self.max_timestamp_offset.store(last_offset, Ordering::Release);
+            self.max_timestamp.store(timestamp, Ordering::Release);
+        }
     }
 
     fn copy(other: &Indexes) -> Self {
         Indexes::new(other.offset.to_active(u64::MAX, u64::MAX), other.time.to_active(u64::MAX))
+    }
+}
+
+/// Makes sure that no record behind the last entry is later than the time index knows. The files of a sealed
+/// segment can be from when it was active, if a crash or a full disk kept the last ones from being written.
+fn check_covers(log: &Arc<LogFile>, offset: &OffsetIndex, time: &TimeIndex, end: u64) -> Result<()> {
+    let newest = time.last();
+    let known = newest.map_or(-1, |newest| newest.timestamp);
+    let last = each_behind(log, offset, end, |header, at| match header.max_timestamp > known {
+        true => Err(log.corruption(at, header.base_offset, "the time index ends before this batch")),
+        false => Ok(()),
+    })?;
+    check_newest(log, newest, last)
+}
+
+/// An entry for a record behind the end of the log is for one that was cut.
+fn check_newest(log: &LogFile, newest: Option<TimeIndexEntry>, last_offset: Option<u64>) -> Result<()> {
+    match newest.filter(|newest| last_offset.is_none_or(|last| newest.offset > last)) {
+        Some(newest) => Err(log.corruption(0, newest.offset, "the time index goes on behind the log")),
+        None => Ok(()),
+    }
+}
+
+/// Visits the batch of the last entry and all behind it up to `end`. Returns the last offset.
+fn each_behind(
+    log: &Arc<LogFile>,
+    offset: &OffsetIndex,
+    end: u64,
+    mut visit: impl FnMut(&BatchHeader, u64) -> Result<()>,
+) -> Result<Option<u64>> {
+    let mut last_offset = None;
+    let mut reader = BatchReader::new(Arc::clone(log), offset.last().map_or(0, |last| last.position));
+    loop {
+        let position = reader.position();
+        match reader.next(end) {
+            Ok(Some(batch)) => {
+                visit(batch.header(), position)?;
+                last_offset = Some(batch.last_offset());
+            }
+            Ok(None) => return Ok(last_offset),
+            Err(Unreadable::Failed(error)) => return Err(error),
+            Err(Unreadable::Damaged(error)) => {
+                return Err(log.corruption(position, last_offset.unwrap_or(log.base_offset()), error));
+            }
+        }
     }
 }
 
@@ -356,10 +490,7 @@ impl Indexer {
         size: u64,
         max_timestamp: i64,
     ) -> Result<()> {
-        if max_timestamp > self.indexes.max_timestamp.load(Ordering::Relaxed) {
-            self.indexes.max_timestamp_offset.store(last_offset, Ordering::Release);
-            self.indexes.max_timestamp.store(max_timestamp, Ordering::Release);
-        }
+        self.indexes.raise_max_timestamp(max_timestamp, last_offset);
         if self.bytes_since_entry > self.interval {
             self.indexes.offset.append(last_offset, position)?;
             self.finish()?;

@@ -42,6 +42,10 @@ impl Shared {
             slots: RwLock::new((0..effective.partition_count()).map(|_| Slot::Failed).collect()),
             partitioner: DefaultPartitioner::new(self.fs.random()),
         });
+        for number in 0..effective.partition_count() {
+            // Of a topic of that name that is no more.
+            self.positions.lock().forget(&state.partition_id(number));
+        }
         self.write_manifest_with(Some(&state), None)?;
         // From here on it exists, even if its directories have to wait for room: opening the store makes them.
         self.topics.write().insert(name.clone(), Arc::clone(&state));

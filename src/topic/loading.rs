@@ -293,6 +293,9 @@ impl Shared {
     }
 
     pub(super) fn open_partition(&self, state: &TopicState, number: u32, clean: bool) -> Result<Partition> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::Closed { what: state.partition_id(number).to_string() });
+        }
         let directory = state.directory(number);
         self.check_identity(state, &directory)?;
         let id = state.partition_id(number);

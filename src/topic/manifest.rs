@@ -222,7 +222,7 @@ mod tests {
             Manifest::decode(&framed(&changed)).unwrap_err()
         };
         assert!(matches!(set(5, b'/'), FormatError::Invalid { .. }), "a name with a slash");
-        assert!(matches!(set(29, 3), FormatError::Invalid { .. }), "a flag not known");
+        assert!(matches!(set(29, 4), FormatError::Invalid { .. }), "a flag not known");
         assert!(matches!(set(38, 0xff), FormatError::Invalid { .. }), "a key that is not UTF-8");
         assert!(matches!(set(38, b'z'), FormatError::Invalid { .. }), "keys out of order");
     }

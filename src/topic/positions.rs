@@ -71,9 +71,9 @@ impl Positions {
     /// Takes note of new positions of some partitions; those of the others stay as they were.
     pub(super) fn update(
         &mut self,
-        positions: impl IntoIterator<Item = (TopicPartition, PartitionCheckpoint)>,
+        positions: impl IntoIterator<Item = (TopicPartition, Option<PartitionCheckpoint>)>,
     ) {
-        self.partitions.extend(positions);
+        self.partitions.extend(positions.into_iter().filter_map(|(id, position)| Some((id, position?))));
     }
 
     /// Writes both files, ours first, so that Kafka's is never newer than what ours says of it.

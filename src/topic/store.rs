@@ -265,10 +265,14 @@ impl Shared {
 
     /// Writes down how far every partition is safe.
     pub(super) fn write_positions(&self) -> Result<()> {
+        // Before the lock: whoever opens a partition holds its topic, and then asks for the positions.
+        let open = self.open_partitions_now();
         let mut positions = self.positions.lock();
-        for partition in self.open_partitions_now() {
-            positions.update([(partition.id().clone(), partition.checkpoint())]);
+        if self.closed.load(Ordering::Acquire) {
+            // What closing wrote is the last word.
+            return Ok(());
         }
+        positions.update(open.iter().map(|partition| (partition.id().clone(), partition.checkpoint())));
         positions.write(&*self.fs)
     }
 
@@ -346,7 +350,7 @@ impl Shared {
             for partition in open {
                 match partition.close() {
                     Ok(end) => {
-                        all_clean &= end.clean;
+                        all_clean &= end.is_some_and(|end| end.clean);
                         ends.push((partition.id().clone(), end));
                     }
                     Err(error) => {

@@ -1,22 +1,24 @@
 //! The golden vectors, parsed.
 
+#![allow(dead_code, reason = "not every test that shares this module needs all of it")]
+
 use annals::format::{Compression, RecordBatch, RecordSet};
 
 /// Bytes that Apache Kafka's own classes wrote.
-pub struct Vector {
-    pub name: &'static str,
-    pub bytes: Vec<u8>,
+pub(crate) struct Vector {
+    pub(crate) name: &'static str,
+    pub(crate) bytes: Vec<u8>,
 }
 
 impl Vector {
     /// Whether it is a batch or a legacy message, rather than a file beside the log.
-    pub fn is_batch(&self) -> bool {
+    pub(crate) fn is_batch(&self) -> bool {
         self.name.starts_with(['B', 'C', 'L'])
     }
 }
 
 /// All vectors of `tests/data/golden_vectors.txt`.
-pub fn vectors() -> Vec<Vector> {
+pub(crate) fn vectors() -> Vec<Vector> {
     include_str!("../data/golden_vectors.txt")
         .lines()
         .filter(|line| !line.starts_with('#') && !line.is_empty())
@@ -25,7 +27,7 @@ pub fn vectors() -> Vec<Vector> {
             let (name, size, hex) = (fields.next().unwrap(), fields.next().unwrap(), fields.next().unwrap());
             let bytes: Vec<u8> = (0..hex.len())
                 .step_by(2)
-                .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hexadecimal"))
+                .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap())
                 .collect();
             assert_eq!(bytes.len(), size.parse::<usize>().unwrap(), "size of {name}");
             Vector { name, bytes }
@@ -34,8 +36,7 @@ pub fn vectors() -> Vec<Vector> {
 }
 
 /// The bytes of one vector.
-#[allow(dead_code, reason = "not every test that shares this module needs it")]
-pub fn vector(name: &str) -> Vec<u8> {
+pub(crate) fn vector(name: &str) -> Vec<u8> {
     vectors()
         .into_iter()
         .find(|vector| vector.name == name)
@@ -44,14 +45,12 @@ pub fn vector(name: &str) -> Vec<u8> {
 }
 
 /// The records of an encoded batch.
-#[allow(dead_code, reason = "not every test that shares this module needs it")]
-pub fn records_of(bytes: &[u8]) -> RecordSet {
+pub(crate) fn records_of(bytes: &[u8]) -> RecordSet {
     RecordBatch::parse(bytes.to_vec().into()).unwrap().records(1 << 20).unwrap()
 }
 
 /// Whether a codec was compiled in.
-#[allow(dead_code, reason = "not every test that shares this module needs it")]
-pub fn enabled(compression: Compression) -> bool {
+pub(crate) fn enabled(compression: Compression) -> bool {
     match compression {
         Compression::None => true,
         Compression::Gzip => cfg!(feature = "gzip"),

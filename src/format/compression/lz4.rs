@@ -1,4 +1,5 @@
-//! LZ4 frames, by Kafka's rules (`Lz4BlockInputStream`, `Lz4BlockOutputStream`), around the block codec of `lz4_flex`.
+//! LZ4 frames, by Kafka's rules (`Lz4BlockInputStream`, `Lz4BlockOutputStream`), around the block codec of
+//! `lz4_flex`.
 //!
 //! ```text
 //! 04 22 4d 18   magic
@@ -7,8 +8,8 @@
 //! u32 0, [u32 content checksum]         all little-endian
 //! ```
 //!
-//! The frame is handled here because the frame reader of `lz4_flex` takes the end of the input for the end of the frame,
-//! and knows nothing of the header checksum that magic 0 got wrong.
+//! The frame is handled here because the frame reader of `lz4_flex` takes the end of the input for the end of
+//! the frame, and knows nothing of the header checksum that magic 0 got wrong.
 
 use lz4_flex::block::{DecompressError, compress_into, decompress_into, get_maximum_output_size};
 use twox_hash::XxHash32;

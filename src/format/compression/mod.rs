@@ -1,7 +1,7 @@
 //! Compression in Kafka's framing: which codec has which number, and bytes in and out of each.
 //!
-//! Decompression trusts nothing that the bytes declare: it stops when the output passes the caller's limit, and takes
-//! memory only for what was produced.
+//! Decompression trusts nothing that the bytes declare: it stops when the output passes the caller's limit,
+//! and takes memory only for what was produced.
 
 #[cfg(feature = "gzip")]
 mod gzip;
@@ -96,8 +96,8 @@ impl fmt::Display for Compression {
 pub struct Codec {
     /// The compression.
     pub compression: Compression,
-    /// The level: 1 to 9 for gzip, -131072 to 22 for zstd; `None` is the codec's default (6 and 3). Snappy has no levels
-    /// and the lz4 encoder used here knows only its fast one: both ignore it.
+    /// The level: 1 to 9 for gzip, -131072 to 22 for zstd; `None` is the codec's default (6 and 3). Snappy
+    /// has no levels and the lz4 encoder used here knows only its fast one: both ignore it.
     pub level: Option<i32>,
 }
 
@@ -110,8 +110,8 @@ impl From<Compression> for Codec {
 /// Appends `input` to `out`, compressed and in Kafka's framing.
 ///
 /// # Errors
-/// [`FormatError::CodecDisabled`] if the codec was compiled out, [`FormatError::Invalid`] for a level that it does not
-/// have. What `out` held before is kept; after an error more may follow it.
+/// [`FormatError::CodecDisabled`] if the codec was compiled out, [`FormatError::Invalid`] for a level that it
+/// does not have. What `out` held before is kept; after an error more may follow it.
 pub fn compress(codec: Codec, input: &[u8], out: &mut Vec<u8>) -> Result<(), FormatError> {
     match codec.compression {
         Compression::None => {
@@ -131,13 +131,14 @@ pub fn compress(codec: Codec, input: &[u8], out: &mut Vec<u8>) -> Result<(), For
     }
 }
 
-/// Decompresses all of `input`, which is the payload of a batch or message of version `magic`, into at most `limit`
-/// bytes. (The version matters to lz4: magic 0 has a header checksum that is wrong by the book.)
+/// Decompresses all of `input`, which is the payload of a batch or message of version `magic`, into at most
+/// `limit` bytes. (The version matters to lz4: magic 0 has a header checksum that is wrong by the book.)
 ///
 /// # Errors
-/// [`FormatError::Limit`] as soon as more than `limit` bytes come out, [`FormatError::CodecDisabled`] if the codec was
-/// compiled out, [`FormatError::Codec`], [`FormatError::Short`] or [`FormatError::Trailing`] for bytes that the codec
-/// would not have written.
+/// [`FormatError::Limit`] as soon as more than `limit` bytes come out, [`FormatError::CodecDisabled`] if the
+/// codec was compiled out, [`FormatError::Codec`], [`FormatError::Short`] or [`FormatError::Trailing`] for
+/// bytes that the codec would not have written.
+#[cfg_attr(not(feature = "lz4"), expect(unused_variables, reason = "only lz4 looks at the version"))]
 pub fn decompress(
     compression: Compression,
     magic: u8,
@@ -147,8 +148,6 @@ pub fn decompress(
     if compression != Compression::None && input.is_empty() {
         return Err(FormatError::Short { what: "compressed records", needed: 1, available: 0 });
     }
-    // Only lz4 looks at it.
-    let _ = magic;
     match compression {
         Compression::None if input.len() > limit => Err(beyond(limit)),
         Compression::None => Ok(input.to_vec()),

@@ -18,8 +18,8 @@ const VERSION: i32 = 1;
 /// Uncompressed bytes per block, as the Java library writes them.
 const BLOCK_BYTES: usize = 32 * 1024;
 
-/// A three-byte copy makes 64 bytes, and no other element expands more: a block that claims more than 22 times its
-/// size lies.
+/// A three-byte copy makes 64 bytes, and no other element expands more: a block that claims more than 22
+/// times its size lies.
 const EXPANSION_MAX: usize = 22;
 
 pub(super) fn compress(input: &[u8], out: &mut Vec<u8>) -> Result<(), FormatError> {

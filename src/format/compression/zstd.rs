@@ -1,4 +1,7 @@
 //! Zstandard: one frame written, without content size and checksum as Java's stream writer leaves them out.
+//!
+//! A frame declares the window that its decoder needs, up to the 128 MiB that level 22 asks for however
+//! little follows. The library reserves it, but what is not written to is not taken from the system.
 
 use std::io::Write;
 
