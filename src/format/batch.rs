@@ -176,7 +176,11 @@ impl BatchHeader {
     /// # Errors
     /// As [`Frame::parse`], and [`FormatError::Invalid`] for a field that no writer could have filled so.
     pub fn parse(bytes: &[u8]) -> Result<BatchHeader, FormatError> {
-        let frame = Frame::parse(bytes)?;
+        BatchHeader::behind(Frame::parse(bytes)?, bytes)
+    }
+
+    /// Reads the header at the front of `bytes`, of which the frame was read before.
+    fn behind(frame: Frame, bytes: &[u8]) -> Result<BatchHeader, FormatError> {
         if frame.magic < MAGIC_2 {
             return legacy::parse_header(bytes);
         }
@@ -421,7 +425,7 @@ pub fn verify(bytes: &[u8]) -> Result<BatchHeader, FormatError> {
     if stored != computed {
         return Err(FormatError::Checksum { what: WHAT, stored, computed });
     }
-    BatchHeader::parse(bytes)
+    BatchHeader::behind(frame, bytes)
 }
 
 /// The frame of exactly one batch.

@@ -54,13 +54,13 @@ impl<'a> Reader<'a> {
     /// [`FormatError::Short`], as for every method here, if fewer are left; nothing is consumed then.
     #[inline]
     pub fn take(&mut self, length: usize, what: &'static str) -> Result<&'a [u8], FormatError> {
-        let (taken, rest) = self.rest.split_at_checked(length).ok_or(FormatError::Short {
-            what,
-            needed: length as u64,
-            available: self.rest.len() as u64,
-        })?;
-        self.rest = rest;
-        Ok(taken)
+        match self.rest.split_at_checked(length) {
+            Some((taken, rest)) => {
+                self.rest = rest;
+                Ok(taken)
+            }
+            None => Err(short(what, length, self.rest.len())),
+        }
     }
 
     /// `length` bytes, or `None` for the length -1 that means null.
@@ -70,10 +70,10 @@ impl<'a> Reader<'a> {
     /// left.
     #[inline]
     pub fn nullable(&mut self, length: i32, what: &'static str) -> Result<Option<&'a [u8]>, FormatError> {
-        match usize::try_from(length) {
-            Ok(length) => self.take(length, what).map(Some),
-            Err(_) if length == -1 => Ok(None),
-            Err(_) => {
+        match length {
+            0.. => self.take(length as usize, what).map(Some),
+            -1 => Ok(None),
+            _ => {
                 Err(FormatError::Invalid { what, found: length.into(), expected: "a length of at least -1" })
             }
         }
@@ -85,10 +85,13 @@ impl<'a> Reader<'a> {
     /// [`FormatError::Short`].
     #[inline]
     pub fn i8(&mut self, what: &'static str) -> Result<i8, FormatError> {
-        let (&byte, rest) =
-            self.rest.split_first().ok_or(FormatError::Short { what, needed: 1, available: 0 })?;
-        self.rest = rest;
-        Ok(i8::from_be_bytes([byte]))
+        match *self.rest {
+            [byte, ref rest @ ..] => {
+                self.rest = rest;
+                Ok(i8::from_be_bytes([byte]))
+            }
+            [] => Err(short(what, 1, 0)),
+        }
     }
 
     /// A big-endian `i16`.
@@ -143,14 +146,18 @@ impl<'a> Reader<'a> {
     /// [`FormatError::Short`], or [`FormatError::Varint`] if it goes on after five bytes.
     #[inline]
     pub fn unsigned_varint(&mut self, what: &'static str) -> Result<u32, FormatError> {
-        // Most varints of a record are one byte long.
-        if let Some((&byte, rest)) = self.rest.split_first() {
-            if byte < 0x80 {
+        // Nearly all varints of a record are one or two bytes long.
+        match *self.rest {
+            [byte @ ..0x80, ref rest @ ..] => {
                 self.rest = rest;
-                return Ok(u32::from(byte));
+                Ok(u32::from(byte))
             }
+            [low, high @ ..0x80, ref rest @ ..] => {
+                self.rest = rest;
+                Ok(u32::from(low & 0x7f) | u32::from(high) << 7)
+            }
+            _ => self.long_varint(VARINT_BYTES_MAX, what).map(|bits| bits as u32),
         }
-        self.long_varint(VARINT_BYTES_MAX, what).map(|bits| bits as u32)
     }
 
     /// A signed varint of 32 bits.
@@ -169,7 +176,13 @@ impl<'a> Reader<'a> {
     /// [`FormatError::Short`], or [`FormatError::Varint`] if it goes on after ten bytes.
     #[inline]
     pub fn varlong(&mut self, what: &'static str) -> Result<i64, FormatError> {
-        let bits = self.long_varint(VARLONG_BYTES_MAX, what)?;
+        let bits = match *self.rest {
+            [byte @ ..0x80, ref rest @ ..] => {
+                self.rest = rest;
+                u64::from(byte)
+            }
+            _ => self.long_varint(VARLONG_BYTES_MAX, what)?,
+        };
         Ok((bits >> 1) as i64 ^ -((bits & 1) as i64))
     }
 
@@ -200,6 +213,12 @@ impl<'a> Reader<'a> {
         let available = self.rest.len() as u64;
         Err(FormatError::Short { what, needed: available + 1, available })
     }
+}
+
+// Out of the way of the code that finds enough bytes.
+#[cold]
+fn short(what: &'static str, needed: usize, available: usize) -> FormatError {
+    FormatError::Short { what, needed: needed as u64, available: available as u64 }
 }
 
 /// Appends an unsigned varint.
@@ -263,8 +282,8 @@ fn write_bits(out: &mut Vec<u8>, mut bits: u64) {
 
 #[inline]
 fn bits_len(bits: u64) -> usize {
-    // Zero takes a byte too, hence the `| 1`.
-    (64 - (bits | 1).leading_zeros() as usize).div_ceil(7)
+    // Zero takes a byte too, hence the `| 1`. Exact for every 64-bit number, without a division by 7.
+    ((bits | 1).ilog2() as usize * 9 + 73) / 64
 }
 
 #[cfg(test)]
@@ -282,6 +301,23 @@ mod tests {
             Reader::new(cut).varint("v"),
             Err(FormatError::Short { what: "v", needed: 5, available: 4 })
         );
+    }
+
+    #[test]
+    fn the_length_of_a_varint_is_what_is_written() {
+        for shift in 0..64 {
+            for bits in [1 << shift, (1 << shift) - 1, u64::MAX >> shift] {
+                let mut out = Vec::new();
+                write_bits(&mut out, bits);
+                assert_eq!(bits_len(bits), out.len(), "{bits}");
+                assert_eq!(Reader::new(&out).long_varint(VARLONG_BYTES_MAX, "v"), Ok(bits));
+            }
+        }
+        for value in (0..70_000).chain([1 << 20, 1 << 21, 1 << 28, u32::MAX]) {
+            let mut out = Vec::new();
+            write_unsigned_varint(&mut out, value);
+            assert_eq!(Reader::new(&out).unsigned_varint("v"), Ok(value));
+        }
     }
 
     #[test]

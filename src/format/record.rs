@@ -336,7 +336,7 @@ impl RecordContext {
     #[inline]
     pub(super) fn read<'a>(&self, reader: &mut Reader<'a>) -> Result<RecordView<'a>, FormatError> {
         let length = reader.varint("record length")?;
-        let length = usize::try_from(length).map_err(|_| negative("record length", length))?;
+        let Ok(length) = usize::try_from(length) else { return Err(negative("record length", length)) };
         let mut body = Reader::new(reader.take(length, "record")?);
         body.i8("record attributes")?;
         let timestamp_delta = body.varlong("record timestamp delta")?;
@@ -400,6 +400,7 @@ fn read_header<'a>(reader: &mut Reader<'a>) -> Result<Header<'a>, FormatError> {
     Ok(Header { key, value: reader.nullable(value_length, "header value")? })
 }
 
+#[cold]
 fn negative(what: &'static str, found: i32) -> FormatError {
     FormatError::Invalid { what, found: found.into(), expected: "at least 0" }
 }
@@ -460,8 +461,8 @@ impl EncodedRecord<'_> {
     pub(super) fn write(&self, out: &mut Vec<u8>) -> Result<(), FormatError> {
         let too_large = |_| FormatError::Limit { what: "record", limit: i32::MAX as u64 };
         // Bounds every part first: the lengths of parts are written as i32 too.
-        let parts =
-            [self.key.map_or(0, <[u8]>::len), self.value.map_or(0, <[u8]>::len), self.headers.encoded_len()];
+        let headers_len = self.headers.encoded_len();
+        let parts = [self.key.map_or(0, <[u8]>::len), self.value.map_or(0, <[u8]>::len), headers_len];
         let total = parts.iter().fold(0usize, |sum, &part| sum.saturating_add(part));
         i32::try_from(total).map_err(too_large)?;
         let header_count = i32::try_from(self.headers.count()).map_err(too_large)?;
@@ -471,7 +472,7 @@ impl EncodedRecord<'_> {
             + nullable_len(self.key)
             + nullable_len(self.value)
             + varint_len(header_count)
-            + self.headers.encoded_len();
+            + headers_len;
         let length = i32::try_from(length).map_err(too_large)?;
         out.reserve(varint_len(length) + length as usize);
         write_varint(out, length);
@@ -481,7 +482,9 @@ impl EncodedRecord<'_> {
         write_nullable(out, self.key);
         write_nullable(out, self.value);
         write_varint(out, header_count);
-        self.headers.write(out);
+        if header_count > 0 {
+            self.headers.write(out);
+        }
         Ok(())
     }
 }
@@ -492,6 +495,7 @@ fn nullable_len(bytes: Option<&[u8]>) -> usize {
     bytes.map_or(1, |bytes| varint_len(bytes.len() as i32) + bytes.len())
 }
 
+#[inline]
 fn write_nullable(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
     match bytes {
         None => write_varint(out, -1),

@@ -122,9 +122,26 @@ pub struct IntoRecords {
     left: u32,
 }
 
+impl IntoRecords {
+    /// Passes over the records below an offset.
+    pub(crate) fn skip_below(&mut self, offset: u64) {
+        while let Some(rest) = self.set.payload.get(self.position..).filter(|_| self.left > 0) {
+            let mut reader = Reader::new(rest);
+            match self.set.layout.read(&mut reader) {
+                Ok(view) if view.offset < offset => {
+                    self.position = self.set.payload.len() - reader.remaining();
+                    self.left -= 1;
+                }
+                _ => return,
+            }
+        }
+    }
+}
+
 impl Iterator for IntoRecords {
     type Item = StoredRecord;
 
+    #[inline]
     fn next(&mut self) -> Option<StoredRecord> {
         self.left = self.left.checked_sub(1)?;
         let mut reader = Reader::new(self.set.payload.get(self.position..)?);

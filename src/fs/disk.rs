@@ -245,6 +245,15 @@ impl File for DiskFile {
         self.file.read_at(buffer, position)
     }
 
+    fn read_onto(&self, buffer: &mut Vec<u8>, len: usize, position: u64) -> io::Result<usize> {
+        let end = buffer.len().saturating_add(len);
+        buffer.reserve_exact(len);
+        let read = rustix::io::pread(&self.file, rustix::buffer::spare_capacity(buffer), position)?;
+        // There may have been more room than was asked for.
+        buffer.truncate(end);
+        Ok(read.min(len))
+    }
+
     fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<usize> {
         self.file.write_at(bytes, position)
     }

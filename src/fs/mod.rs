@@ -125,6 +125,18 @@ pub trait File: Debug + Send + Sync {
     /// Reads at `position`; 0 bytes mean the end of the file.
     fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize>;
 
+    /// Reads at most `len` bytes at `position` onto the end of `buffer`; otherwise as
+    /// [`read_at`](Self::read_at). On an error the buffer is as it was.
+    ///
+    /// Whoever can read into memory that was not zeroed before should.
+    fn read_onto(&self, buffer: &mut Vec<u8>, len: usize, position: u64) -> io::Result<usize> {
+        let start = buffer.len();
+        buffer.resize(start.saturating_add(len), 0);
+        let result = self.read_at(buffer.get_mut(start..).unwrap_or_default(), position);
+        buffer.truncate(start + result.as_ref().map_or(0, |&read| read));
+        result
+    }
+
     /// Writes at `position`, growing the file if need be.
     fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<usize>;
 
@@ -169,6 +181,18 @@ pub(crate) fn read_full_at(file: &dyn File, buffer: &mut [u8], position: u64) ->
         }
     }
     Ok(done)
+}
+
+/// Reads `len` bytes, or those up to the end of the file.
+pub(crate) fn read_vec_at(file: &dyn File, len: usize, position: u64) -> io::Result<Vec<u8>> {
+    let mut buffer = Vec::with_capacity(len);
+    while buffer.len() < len {
+        let (left, here) = (len - buffer.len(), position + buffer.len() as u64);
+        if retry(|| file.read_onto(&mut buffer, left, here))? == 0 {
+            break;
+        }
+    }
+    Ok(buffer)
 }
 
 /// Writes all bytes. On an error some of them may have been written.

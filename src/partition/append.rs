@@ -59,6 +59,8 @@ struct Prepared<'a> {
     count: u64,
     max_timestamp: i64,
     append_time: Option<i64>,
+    /// The time of the append.
+    now: i64,
 }
 
 impl Partition {
@@ -97,7 +99,7 @@ impl Partition {
             check_batch_size(scratch.len(), &config)?;
             let append_time = (config.message_timestamp_type == TimestampType::LogAppendTime).then_some(now);
             let count = records.len() as u64;
-            log.write(Prepared { bytes: scratch, count, max_timestamp, append_time }, &config, options)
+            log.write(Prepared { bytes: scratch, count, max_timestamp, append_time, now }, &config, options)
         })
     }
 
@@ -120,7 +122,7 @@ impl Partition {
         check_batch_size(bytes.len(), &config)?;
         let (max_timestamp, append_time) = stamp_time(&mut bytes, &parsed, &records, &config, now)?;
         let count = records.len() as u64;
-        log.write(Prepared { bytes: &mut bytes, count, max_timestamp, append_time }, &config, options)
+        log.write(Prepared { bytes: &mut bytes, count, max_timestamp, append_time, now }, &config, options)
     }
 }
 
@@ -315,7 +317,7 @@ impl Log {
             }
             (base_offset, last_offset, writer.written(), std::mem::take(&mut writer.rolled))
         };
-        self.settle(written, size, count, durability)?;
+        self.settle(config, written, size, count, durability)?;
         self.keep_up(rolled, size)?;
         Ok(Appended { base_offset, last_offset, append_time })
     }
@@ -334,7 +336,7 @@ impl Log {
 
     /// Under the writer lock: gives the batch its offsets and writes it. If that fails, nothing has changed.
     fn place(&self, writer: &mut Writer, batch: Prepared<'_>, config: &LogConfig) -> Result<(u64, u64)> {
-        let Prepared { bytes, count, max_timestamp, .. } = batch;
+        let Prepared { bytes, count, max_timestamp, now, .. } = batch;
         let base_offset = writer.next_offset;
         let last_offset = base_offset.saturating_add(count - 1);
         if last_offset >= OFFSET_MAX {
@@ -348,7 +350,7 @@ impl Log {
         }
         let placed = (|| {
             let size = bytes.len() as u64;
-            self.roll_if_full(writer, config, size, last_offset, max_timestamp)?;
+            self.roll_if_full(writer, config, size, last_offset, max_timestamp, now)?;
             format::stamp(bytes, base_offset, writer.leader_epoch)
                 .map_err(|source| Error::InvalidBatch { source })?;
             writer.active.append(bytes, last_offset, max_timestamp)

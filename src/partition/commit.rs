@@ -175,7 +175,8 @@ impl Log {
             segment.log().publish(*len);
         }
         active.log().publish(position);
-        if self.log_end.fetch_max(end, Ordering::AcqRel) < end {
+        // Sequentially consistent for the sake of those who wait; see there.
+        if self.log_end.fetch_max(end, Ordering::SeqCst) < end {
             self.waiters.wake();
         }
     }
@@ -189,6 +190,7 @@ impl Log {
     /// Does what the durability of an append asks for, once it is written and the writer lock is released.
     pub(super) fn settle(
         &self,
+        config: &LogConfig,
         written: Written,
         bytes: u64,
         records: u64,
@@ -198,21 +200,26 @@ impl Log {
             Durability::Synced => self.sync_to(written),
             Durability::Interval { .. } => {
                 self.interval_asked.store(true, Ordering::Relaxed);
-                self.sync_if_due(bytes, records, durability).map(drop)
+                self.sync_if_due(config, bytes, records, durability).map(drop)
             }
-            Durability::Process => self.sync_if_due(bytes, records, durability).map(drop),
+            Durability::Process => self.sync_if_due(config, bytes, records, durability).map(drop),
         }
     }
 
     /// Syncs if so much has been appended, or so much time has passed, since the last sync as is allowed: by the
     /// interval, and by Kafka's `flush.messages` and `flush.ms`.
-    pub(super) fn sync_if_due(&self, bytes: u64, records: u64, durability: Durability) -> Result<bool> {
-        let config = self.config.load();
+    pub(super) fn sync_if_due(
+        &self,
+        config: &LogConfig,
+        bytes: u64,
+        records: u64,
+        durability: Durability,
+    ) -> Result<bool> {
         let flush_time = match config.flush_ms {
             i64::MAX => Duration::MAX,
             millis => Duration::from_millis(millis.max(0) as u64),
         };
-        if durability == Durability::Process && self.never_due(&config) {
+        if durability == Durability::Process && self.never_due(config) {
             return Ok(false);
         }
         {

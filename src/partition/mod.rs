@@ -273,7 +273,8 @@ impl Partition {
 
     /// Syncs if the topic's interval has passed. Returns whether it did.
     pub(crate) fn sync_if_due(&self) -> Result<bool> {
-        self.log.sync_if_due(0, 0, self.log.config.load().durability)
+        let config = self.log.config.load();
+        self.log.sync_if_due(&config, 0, 0, config.durability)
     }
 
     /// Writes indexes that are only in memory to their files.

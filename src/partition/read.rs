@@ -167,7 +167,14 @@ impl Records {
             }
             let limit = self.cursor.log.config.load().max_decompressed_bytes as usize;
             return match batch.records(limit) {
-                Ok(records) => Ok(Some(records.into_iter())),
+                Ok(records) => {
+                    let mut records = records.into_iter();
+                    // The first batch may begin below what was asked for.
+                    if batch.base_offset() < self.cursor.wanted || !batch.header().base_offset_known() {
+                        records.skip_below(self.cursor.wanted);
+                    }
+                    Ok(Some(records))
+                }
                 Err(error) => Err(self.cursor.undecodable(&batch, &error)),
             };
         }
@@ -181,18 +188,17 @@ impl Iterator for Records {
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             if let Some(records) = &mut self.current {
-                for record in records.by_ref() {
-                    // The first batch may begin below what was asked for.
-                    if record.offset() >= self.cursor.wanted {
-                        self.cursor.wanted = record.offset() + 1;
-                        return Some(Ok(record));
-                    }
+                if let Some(record) = records.next() {
+                    self.cursor.wanted = record.offset() + 1;
+                    return Some(Ok(record));
                 }
                 self.cursor.wanted = self.cursor.wanted.max(self.cursor.follows.unwrap_or(0));
                 self.current = None;
             }
             match self.next_set() {
-                Ok(Some(records)) => self.current = Some(records),
+                Ok(Some(records)) => {
+                    self.current = Some(records);
+                }
                 Ok(None) => return None,
                 Err(error) => return Some(Err(error)),
             }
@@ -275,7 +281,7 @@ impl Cursor {
         }
         let Some(place) = &mut self.place else { return Ok(Some(0)) };
         let end = place.segment.size();
-        Ok(Some(place.reader.peek(end).ok().flatten().map_or(0, |header| header.size)))
+        Ok(Some(place.reader.peek_size(end).ok().flatten().unwrap_or(0)))
     }
 
     pub(super) fn skip_damage(&mut self) -> Option<u64> {
@@ -311,10 +317,10 @@ impl Cursor {
             return Err(self.missing(from, to, "the log start says they should be there"));
         };
         let segment = Arc::clone(segment);
-        let position = segment.position_hint(self.wanted)?;
-        let reader = BatchReader::new(Arc::clone(segment.log()), position);
+        let mut reader = segment.reader_for(self.wanted)?;
         // At the start of a segment its name says with which offset it begins.
-        self.follows = (position == 0).then(|| segment.base_offset());
+        let first = (reader.position() == 0).then(|| segment.base_offset());
+        self.follows = reader.skip_to(self.wanted, first, segment.size()).or(first);
         self.place = Some(Place { segment, reader });
         Ok(())
     }

@@ -358,7 +358,7 @@ impl Recovery<'_> {
         let log = Arc::new(LogFile::new(file, base, part.size));
         let segment =
             Segment::sealed(log, self.from.directory.clone(), self.from.config.index_interval_bytes.into());
-        let position = segment.position_hint(recovery_point)?;
+        let position = segment.reader_for(recovery_point)?.position();
         Ok(Some((at, position, (position == 0).then_some(base))))
     }
 

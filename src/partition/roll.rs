@@ -23,6 +23,7 @@ impl Log {
         size: u64,
         last_offset: u64,
         timestamp: i64,
+        now: i64,
     ) -> Result<()> {
         let active = &mut writer.active;
         let full = active.position() + size > u64::from(config.segment_bytes)
@@ -30,7 +31,7 @@ impl Log {
             || active.index_bytes() + TimeIndexEntry::SIZE as u64 > u64::from(config.segment_index_bytes);
         let old = |active: &mut ActiveSegment| {
             let jitter = roll_jitter(self.roll_seed, active.base_offset(), config);
-            active.age(timestamp, self.clock.now()) > config.segment_ms.saturating_sub(jitter)
+            active.age(timestamp, now) > config.segment_ms.saturating_sub(jitter)
         };
         if active.position() == 0 || !(full || old(active)) {
             return Ok(());

@@ -1,6 +1,6 @@
 //! Waiting for data: readers sleep until an append wakes them.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -10,9 +10,9 @@ use crate::error::{Error, Result};
 
 /// Those who wait for the log end to move.
 ///
-/// An append that nobody waits for must not pay for it, so it only looks at the count. Both sides order their
-/// store before their load (append: log end, then count; waiter: count, then log end), so at least one of them sees
-/// the other.
+/// An append that nobody waits for must not pay for it, so it only looks at the count. Each side stores, then loads
+/// what the other stores (append: log end, then count; waiter: count, then log end), all four sequentially
+/// consistent, so at least one of them sees the other.
 #[derive(Debug, Default)]
 pub(super) struct Waiters {
     waiting: AtomicUsize,
@@ -24,8 +24,7 @@ pub(super) struct Waiters {
 impl Waiters {
     /// Wakes everybody, after the log end was stored.
     pub(super) fn wake(&self) {
-        fence(Ordering::SeqCst);
-        if self.waiting.load(Ordering::Relaxed) > 0 {
+        if self.waiting.load(Ordering::SeqCst) > 0 {
             // Taken so that nobody is between its look at the log end and its sleep.
             drop(self.lock.lock());
             self.moved.notify_all();
@@ -41,15 +40,14 @@ impl Waiters {
 
 impl Log {
     pub(super) fn wait_for(&self, offset: u64, timeout: Duration) -> Result<bool> {
-        let there = || self.log_end.load(Ordering::Acquire) > offset;
+        let there = || self.log_end.load(Ordering::SeqCst) > offset;
         if there() {
             return Ok(true);
         }
         let deadline = self.clock.monotonic().saturating_add(timeout);
         let waiters = &self.waiters;
         let mut lock = waiters.lock.lock();
-        waiters.waiting.fetch_add(1, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        waiters.waiting.fetch_add(1, Ordering::SeqCst);
         let result = loop {
             if there() {
                 break Ok(true);

@@ -1,5 +1,6 @@
 //! One `.log` file: batches one after another, and how far they may be read.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +11,7 @@ use super::file_name::{FileKind, file_name};
 use super::pool::{FilePool, PooledFile};
 use crate::error::{Error, FormatError, Result};
 use crate::format::{BatchHeader, Frame, RECORD_BATCH_OVERHEAD, RecordBatch};
-use crate::fs::{read_full_at, write_all_at};
+use crate::fs::{read_vec_at, write_all_at};
 
 /// The first read of a reader; enough for the batch behind an index entry.
 const READ_AHEAD_MIN: u64 = 8 << 10;
@@ -86,10 +87,8 @@ impl LogFile {
     }
 
     pub(crate) fn read(&self, position: u64, len: u64) -> Result<Bytes> {
-        let mut buffer = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
-        let read = self.file.with("read", |file| read_full_at(file, &mut buffer, position))?;
-        buffer.truncate(read);
-        Ok(Bytes::from(buffer))
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        self.file.with("read", |file| read_vec_at(file, len, position)).map(Bytes::from)
     }
 
     /// The error for bytes of this file that are not what was written.
@@ -147,7 +146,8 @@ impl BatchReader {
     /// it, and does not move if it cannot be read.
     pub(crate) fn next(&mut self, end: u64) -> Result<Option<RecordBatch>, Unreadable> {
         let Some(frame) = self.frame(end)? else { return Ok(None) };
-        let batch = RecordBatch::parse(self.bytes(frame.size, end)?)?;
+        let held = self.hold(frame.size, end)?;
+        let batch = RecordBatch::parse(self.chunk.slice(held))?;
         self.position += frame.size;
         Ok(Some(batch))
     }
@@ -156,7 +156,33 @@ impl BatchReader {
     pub(crate) fn peek(&mut self, end: u64) -> Result<Option<BatchHeader>, Unreadable> {
         let Some(frame) = self.frame(end)? else { return Ok(None) };
         let header = self.bytes(frame.size.min(RECORD_BATCH_OVERHEAD as u64), end)?;
-        Ok(Some(BatchHeader::parse(&header)?))
+        Ok(Some(BatchHeader::parse(header)?))
+    }
+
+    /// Moves on to the batch that holds `offset`, by headers alone, as long as each batch begins with the offset
+    /// behind the one before: `first`, if that is known. Returns the offset with which the batch begins. Does not
+    /// move if that leads nowhere; whoever verifies each batch on the way finds out why.
+    pub(crate) fn skip_to(&mut self, offset: u64, first: Option<u64>, end: u64) -> Option<u64> {
+        let (start, mut follows) = (self.position, first);
+        while let Ok(Some(header)) = self.peek(end) {
+            let base = header.base_offset;
+            if !header.base_offset_known() || follows.is_some_and(|follows| follows != base) || base > offset
+            {
+                break;
+            }
+            if header.last_offset >= offset {
+                return Some(base);
+            }
+            follows = Some(header.next_offset());
+            self.position += header.size;
+        }
+        self.position = start;
+        None
+    }
+
+    /// The size of the batch at the position, which is not verified, or `None` at `end`. Does not move.
+    pub(crate) fn peek_size(&mut self, end: u64) -> Result<Option<u64>, Unreadable> {
+        Ok(self.frame(end)?.map(|frame| frame.size))
     }
 
     fn frame(&mut self, end: u64) -> Result<Option<Frame>, Unreadable> {
@@ -168,7 +194,7 @@ impl BatchReader {
         if left < Frame::LEN as u64 {
             return Err(short(Frame::LEN as u64).into());
         }
-        let frame = Frame::parse(&self.bytes(Frame::LEN as u64, end)?)?;
+        let frame = Frame::parse(self.bytes(Frame::LEN as u64, end)?)?;
         // Before any memory is taken for it.
         if frame.size > left {
             return Err(short(frame.size).into());
@@ -176,7 +202,13 @@ impl BatchReader {
         Ok(Some(frame))
     }
 
-    fn bytes(&mut self, len: u64, end: u64) -> Result<Bytes, Unreadable> {
+    fn bytes(&mut self, len: u64, end: u64) -> Result<&[u8], Unreadable> {
+        let held = self.hold(len, end)?;
+        Ok(self.chunk.get(held).unwrap_or_default())
+    }
+
+    /// Where in the chunk the bytes at the position are, after reading them if need be.
+    fn hold(&mut self, len: u64, end: u64) -> Result<Range<usize>, Unreadable> {
         let held =
             self.position.checked_sub(self.chunk_start).filter(|skip| skip + len <= self.chunk.len() as u64);
         let skip = match held {
@@ -186,7 +218,7 @@ impl BatchReader {
                 0
             }
         };
-        Ok(self.chunk.slice(skip..skip + len as usize))
+        Ok(skip..skip + len as usize)
     }
 
     fn fill(&mut self, len: u64, end: u64) -> Result<(), Unreadable> {
@@ -322,6 +354,75 @@ impl Search<'_> {
                     "too much behind it looks like batches and is none to tell where the log goes on";
                 Err(self.log.corruption(self.end, self.floor, detail))
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::{BatchBuilder, BatchOptions, Record};
+    use crate::fs::{Disk, FileSystem, SimulatedDisk};
+
+    /// Batches of one record at offsets 0 to 3, each with the size of the first.
+    fn log(fs: Arc<dyn FileSystem>, change: impl FnOnce(&mut [u8], usize)) -> (Arc<LogFile>, u64) {
+        let batch = |base_offset| {
+            let mut builder = BatchBuilder::new(BatchOptions {
+                base_offset,
+                default_timestamp: 7,
+                ..BatchOptions::default()
+            });
+            builder.push(&Record::new("value")).unwrap();
+            builder.finish().unwrap()
+        };
+        let mut bytes = (0..4).map(batch).collect::<Vec<_>>().concat();
+        let size = bytes.len() / 4;
+        change(&mut bytes, size);
+        let pool = FilePool::new(fs, 4, false, false);
+        let log = LogFile::create(&pool, std::path::Path::new(""), 0).unwrap();
+        log.write(&bytes, 0).unwrap();
+        log.publish(bytes.len() as u64);
+        (Arc::new(log), size as u64)
+    }
+
+    #[test]
+    fn headers_lead_to_the_batch_of_an_offset() {
+        let (log, size) = log(Arc::new(SimulatedDisk::new(1)), |_, _| {});
+        for (offset, first) in [(0, None), (3, None), (3, Some(0))] {
+            let mut reader = BatchReader::new(Arc::clone(&log), 0);
+            assert_eq!(reader.skip_to(offset, first, log.readable()), Some(offset));
+            assert_eq!(reader.position(), offset * size);
+            let batch = reader.next(log.readable()).unwrap().unwrap();
+            assert_eq!(batch.base_offset(), offset);
+        }
+        for (offset, first) in [(4, None), (3, Some(1))] {
+            let mut reader = BatchReader::new(Arc::clone(&log), 0);
+            assert_eq!((reader.skip_to(offset, first, log.readable()), reader.position()), (None, 0));
+        }
+    }
+
+    #[test]
+    fn headers_that_do_not_fit_together_lead_nowhere() {
+        // Low bytes of the fields of a batch header: base offset, length, last offset delta; and the magic.
+        for field in [7, 11, 16, 26] {
+            let (log, _) = log(Arc::new(SimulatedDisk::new(1)), |bytes, size| bytes[size + field] += 1);
+            let mut reader = BatchReader::new(Arc::clone(&log), 0);
+            assert_eq!((reader.skip_to(3, None, log.readable()), reader.position()), (None, 0), "{field}");
+        }
+    }
+
+    #[test]
+    fn reads_end_where_the_file_does() {
+        let directory = tempfile::tempdir().unwrap();
+        let systems: [Arc<dyn FileSystem>; 2] =
+            [Arc::new(SimulatedDisk::new(1)), Arc::new(Disk::open(directory.path()).unwrap())];
+        for fs in systems {
+            let (log, size) = log(fs, |_, _| {});
+            let all = log.read(0, size * 4).unwrap();
+            assert_eq!(all.len() as u64, size * 4);
+            assert_eq!(log.read(size, 5).unwrap(), all.get(size as usize..size as usize + 5).unwrap());
+            assert_eq!(log.read(size * 3, size * 9).unwrap().len() as u64, size);
+            assert_eq!((log.read(size * 4, 9).unwrap().len(), log.read(0, 0).unwrap().len()), (0, 0));
         }
     }
 }

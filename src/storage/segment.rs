@@ -157,7 +157,7 @@ impl Segment {
         let last = self.indexes()?.time.last();
         let last = last.unwrap_or(TimeIndexEntry { timestamp: -1, offset: self.base_offset() });
         let end = self.log.readable();
-        let mut reader = BatchReader::new(Arc::clone(&self.log), self.position_hint(last.offset)?);
+        let mut reader = self.reader_for(last.offset)?;
         loop {
             match reader.next(end) {
                 Ok(Some(batch)) if batch.header().max_timestamp > last.timestamp => break,
@@ -174,7 +174,7 @@ impl Segment {
     /// Whether a batch with that largest timestamp ends at that offset.
     fn holds_time(&self, entry: TimeIndexEntry) -> Result<bool> {
         let end = self.log.readable();
-        let mut reader = BatchReader::new(Arc::clone(&self.log), self.position_hint(entry.offset)?);
+        let mut reader = self.reader_for(entry.offset)?;
         loop {
             match reader.next(end) {
                 Ok(Some(batch)) if batch.last_offset() < entry.offset => {}
@@ -188,35 +188,42 @@ impl Segment {
         }
     }
 
-    /// A batch boundary at or before the first batch that reaches `offset`, confirmed by the batch found there.
-    pub(crate) fn position_hint(&self, offset: u64) -> Result<u64> {
+    /// A reader at a batch boundary at or before the first batch that reaches `offset`, confirmed by the batch found
+    /// there.
+    pub(crate) fn reader_for(&self, offset: u64) -> Result<BatchReader> {
         let hint = self.indexes()?.offset.lookup(offset);
-        if hint.position == 0 || self.confirms(hint.offset, hint.position)? {
-            return Ok(hint.position);
+        let from = |position| BatchReader::new(Arc::clone(&self.log), position);
+        let mut reader = from(hint.position);
+        if hint.position == 0 || self.confirms(hint.offset, &mut reader)? {
+            return Ok(reader);
         }
         // The index lies, or the batch is damaged. Either way the log decides.
         if !self.active && !self.rebuilt.swap(true, Ordering::AcqRel) {
             let indexes = self.rebuild()?;
             let rebuilt = indexes.offset.lookup(offset).position;
             self.keep(indexes);
-            return Ok(rebuilt);
+            return Ok(from(rebuilt));
         }
-        Ok(0)
+        Ok(from(0))
     }
 
-    /// Whether a batch that ends at `offset` begins at `position`. An append of several batches at once may have
-    /// noted the last offset of all of them (older Kafka), so ending below it is checked by walking on.
-    fn confirms(&self, offset: u64, position: u64) -> Result<bool> {
-        let mut reader = BatchReader::new(Arc::clone(&self.log), position);
-        let end = self.log.readable();
-        loop {
-            match reader.next(end) {
-                Ok(Some(batch)) if batch.last_offset() == offset => return Ok(true),
-                Ok(Some(batch)) if batch.last_offset() < offset => {}
-                Ok(_) | Err(Unreadable::Damaged(_)) => return Ok(false),
+    /// Whether a batch that ends at `offset` begins where the reader stands, by its header; whoever reads on
+    /// verifies it. An append of several batches at once may have noted the last offset of all of them (older
+    /// Kafka), so ending below it is checked by walking on. The reader does not move.
+    fn confirms(&self, offset: u64, reader: &mut BatchReader) -> Result<bool> {
+        let (start, end) = (reader.position(), self.log.readable());
+        let confirmed = loop {
+            match reader.peek(end) {
+                Ok(Some(header)) if header.last_offset == offset => break true,
+                Ok(Some(header)) if header.last_offset < offset => {
+                    reader.seek(reader.position() + header.size);
+                }
+                Ok(_) | Err(Unreadable::Damaged(_)) => break false,
                 Err(Unreadable::Failed(error)) => return Err(error),
             }
-        }
+        };
+        reader.seek(start);
+        Ok(confirmed)
     }
 
     pub(crate) fn indexes(&self) -> Result<Arc<Indexes>> {
@@ -651,7 +658,7 @@ impl ActiveSegment {
 
     /// The entries that its larger index holds, in bytes of the file.
     pub(crate) fn index_bytes(&self) -> u64 {
-        let Some(indexes) = self.segment.indexes.load_full() else { return 0 };
+        let Some(Indexer { indexes, .. }) = &self.indexer else { return 0 };
         let offset = indexes.offset.len() * crate::format::OffsetIndexEntry::SIZE;
         // Kafka keeps the last slot of a time index for the entry made when it is sealed.
         let time = (indexes.time.len() + 1) * crate::format::TimeIndexEntry::SIZE;
