@@ -105,10 +105,11 @@ impl Log {
                 self.commit.done.wait(&mut progress);
                 continue;
             }
+            // Asked before: a clock that panics must not leave a sync that nobody does.
+            progress.last_sync = self.clock.monotonic();
             progress.syncing = true;
             (progress.bytes_pending, progress.records_pending) = (0, 0);
             progress.promised = None;
-            progress.last_sync = self.clock.monotonic();
             drop(progress);
             let result = {
                 let _syncing = Syncing(&self.commit);

@@ -41,6 +41,16 @@ struct Ring {
     hand: usize,
 }
 
+/// Marks a file whose sync did not succeed when it is dropped, so also when the file system panics.
+struct FailedSync<'a>(&'a PooledFile);
+
+impl Drop for FailedSync<'_> {
+    fn drop(&mut self) {
+        self.0.unsynced.store(true, Ordering::Release);
+        self.0.sync_failed.store(true, Ordering::Release);
+    }
+}
+
 /// One file, open or not.
 #[derive(Debug)]
 pub(crate) struct PooledFile {
@@ -230,10 +240,10 @@ impl PooledFile {
         if !self.unsynced.swap(false, Ordering::AcqRel) {
             return Ok(());
         }
+        let failed = FailedSync(self);
         let synced = self.with("sync", |file| retry(|| file.sync()));
-        if synced.is_err() {
-            self.unsynced.store(true, Ordering::Release);
-            self.sync_failed.store(true, Ordering::Release);
+        if synced.is_ok() {
+            std::mem::forget(failed);
         }
         synced
     }

@@ -16,6 +16,7 @@ use super::topic::{Slot, TopicState};
 use crate::error::{Error, Result};
 use crate::format::PartitionMetadata;
 use crate::fs::{OpenMode, full_path, replace_file, retry, sync_dir, write_all_at};
+use crate::partition::Partition;
 use crate::types::{TopicName, TopicPartition};
 
 impl Shared {
@@ -79,6 +80,41 @@ impl Shared {
             let _ = self.write_manifest();
         }
         made
+    }
+
+    /// A partition that could not be opened with the store, or made with its topic (P7).
+    pub(super) fn open_late(&self, state: &Arc<TopicState>, number: u32) -> Result<Partition> {
+        let _in_order = self.changing.lock();
+        if !self.topics.read().get(&state.name).is_some_and(|known| Arc::ptr_eq(known, state)) {
+            return Err(Error::Closed { what: format!("topic {}", state.name) });
+        }
+        // Held while it is opened: there must never be two of the same partition.
+        let mut slots = state.slots.write();
+        let count = slots.len() as u32;
+        match slots.get_mut(number as usize) {
+            Some(Slot::Open(partition)) => Ok(partition.clone()),
+            Some(slot) => {
+                if !self.options.read_only {
+                    self.check_writable("open a partition in")?;
+                    self.make_directory_if_missing(state, number)?;
+                }
+                let partition = self.open_partition(state, number, false)?;
+                *slot = Slot::Open(partition.clone());
+                Ok(partition)
+            }
+            None => Err(Error::UnknownPartition { topic: state.name.to_string(), partition: number, count }),
+        }
+    }
+
+    /// Its directory may have had to wait for room.
+    fn make_directory_if_missing(&self, state: &TopicState, number: u32) -> Result<()> {
+        match retry(|| self.fs.metadata(&state.directory(number))) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                self.make_directory(state, number)?;
+                sync_dir(&*self.fs, Path::new(""))
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn configure<'a>(

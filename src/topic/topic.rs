@@ -87,18 +87,7 @@ impl Topic {
             Some(Slot::Failed) => {}
             None => return Err(self.unknown(number)),
         }
-        let store = self.store()?;
-        // Held while it is opened: there must never be two of the same partition.
-        let mut slots = self.state.slots.write();
-        match slots.get_mut(number as usize) {
-            Some(Slot::Open(partition)) => Ok(partition.clone()),
-            Some(slot) => {
-                let partition = store.open_partition(&self.state, number, false)?;
-                *slot = Slot::Open(partition.clone());
-                Ok(partition)
-            }
-            None => Err(self.unknown(number)),
-        }
+        self.store()?.open_late(&self.state, number)
     }
 
     /// All its partitions, in order.
