@@ -375,7 +375,8 @@ fn others_are_not_told_of_a_sync_that_ended_in_a_panic() {
     };
     let store = Machine::of(disk.clone()).options().open_in(Hooked::new(disk.clone(), hook)).unwrap();
     let log = store.create_topic("t", TopicConfig::new()).unwrap().partition(0).unwrap();
-    (syncs.store(0, Ordering::SeqCst), writes.store(0, Ordering::SeqCst));
+    syncs.store(0, Ordering::SeqCst);
+    writes.store(0, Ordering::SeqCst);
     let (panicked, told) = (AtomicUsize::new(0), std::sync::Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for writer in 0..WRITERS {
