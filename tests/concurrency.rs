@@ -153,10 +153,16 @@ fn what_was_acknowledged_to_many_writers_survives_a_power_cut_at_any_moment() {
     let whole = values(&log, 0);
     for (end, image) in images.into_inner().unwrap() {
         let (_store, after) = Machine::of(image).restart();
-        assert!(after.recovery_report().damage.is_empty());
-        let found = values(&after, 0);
+        let report = after.recovery_report();
+        // Of batches in flight together any sectors may survive: then a torn one may lie before a whole one, which
+        // is taken for damage. None of it was acknowledged.
+        assert!(report.damage.iter().all(|damage| damage.from >= end), "{end} were there: {report:?}");
         assert!(after.log_end() >= end, "{} of {end} are left", after.log_end());
-        assert_eq!(found[..], whole[..found.len()]);
+        let acknowledged = after.read_from(0).unwrap().take(end as usize);
+        for (record, (offset, value)) in acknowledged.zip(&whole) {
+            let record = record.unwrap();
+            assert_eq!((record.offset(), record.value()), (*offset, Some(value.as_bytes())));
+        }
     }
 }
 
