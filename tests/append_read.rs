@@ -1,6 +1,7 @@
 //! What one partition promises about appending and reading: offsets, batches, refusals and their reasons.
 #![allow(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
     unreachable_pub,

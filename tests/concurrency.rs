@@ -153,10 +153,16 @@ fn what_was_acknowledged_to_many_writers_survives_a_power_cut_at_any_moment() {
     let whole = values(&log, 0);
     for (end, image) in images.into_inner().unwrap() {
         let (_store, after) = Machine::of(image).restart();
-        assert!(after.recovery_report().damage.is_empty());
-        let found = values(&after, 0);
+        let report = after.recovery_report();
+        // Of batches in flight together any sectors may survive: then a torn one may lie before a whole one, which
+        // is taken for damage. None of it was acknowledged.
+        assert!(report.damage.iter().all(|damage| damage.from >= end), "{end} were there: {report:?}");
         assert!(after.log_end() >= end, "{} of {end} are left", after.log_end());
-        assert_eq!(found[..], whole[..found.len()]);
+        let acknowledged = after.read_from(0).unwrap().take(end as usize);
+        for (record, (offset, value)) in acknowledged.zip(&whole) {
+            let record = record.unwrap();
+            assert_eq!((record.offset(), record.value()), (*offset, Some(value.as_bytes())));
+        }
     }
 }
 
@@ -375,7 +381,8 @@ fn others_are_not_told_of_a_sync_that_ended_in_a_panic() {
     };
     let store = Machine::of(disk.clone()).options().open_in(Hooked::new(disk.clone(), hook)).unwrap();
     let log = store.create_topic("t", TopicConfig::new()).unwrap().partition(0).unwrap();
-    (syncs.store(0, Ordering::SeqCst), writes.store(0, Ordering::SeqCst));
+    syncs.store(0, Ordering::SeqCst);
+    writes.store(0, Ordering::SeqCst);
     let (panicked, told) = (AtomicUsize::new(0), std::sync::Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for writer in 0..WRITERS {

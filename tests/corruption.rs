@@ -2,6 +2,7 @@
 //! missed aloud.
 #![allow(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
     unreachable_pub,
@@ -274,13 +275,11 @@ fn contents(original: &Original) -> Vec<(PathBuf, Vec<u8>)> {
 fn change_bytes(change: impl Fn(usize, u8) -> u8) {
     sweep(|original, judge| {
         for (name, bytes) in contents(original) {
-            for at in 0..bytes.len() {
-                let to = change(at, bytes[at]);
-                if to != bytes[at] {
+            for (at, &byte) in bytes.iter().enumerate() {
+                let to = change(at, byte);
+                if to != byte {
                     let what = format!("{} with {to:02x} at byte {at}", name.display());
-                    judge(what, &[&name], false, &|disk| {
-                        assert!(disk.flip(&name, at as u64, bytes[at] ^ to))
-                    });
+                    judge(what, &[&name], false, &|disk| assert!(disk.flip(&name, at as u64, byte ^ to)));
                 }
             }
         }

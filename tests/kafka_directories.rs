@@ -51,10 +51,10 @@ fn partition(store: &Store, topic: &str) -> Partition {
     store.topic(topic).unwrap().partition(0).unwrap()
 }
 
-type Bytes = Option<Vec<u8>>;
-
 /// Offset, timestamp, key, value and headers.
-fn stored(record: &StoredRecord) -> (u64, i64, Bytes, Bytes, Vec<(String, Bytes)>) {
+type Plain = (u64, i64, Option<Vec<u8>>, Option<Vec<u8>>, Vec<(String, Option<Vec<u8>>)>);
+
+fn stored(record: &StoredRecord) -> Plain {
     let headers = record.headers().map(|h| (h.key.to_owned(), h.value.map(<[u8]>::to_vec))).collect();
     let (key, value) = (record.key().map(<[u8]>::to_vec), record.value().map(<[u8]>::to_vec));
     (record.offset(), record.timestamp(), key, value, headers)

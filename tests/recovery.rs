@@ -404,14 +404,15 @@ fn index_files_missing_or_worthless_change_no_answer() {
     drop(log);
     let crashed = machine.killed();
     store.close().unwrap();
-    let spoilt: [&dyn Fn(&[u8]) -> Option<Vec<u8>>; 7] = [
-        &|_| None,
-        &|_| Some(vec![]),
-        &|was| Some(vec![0; was.len()]),
-        &|_| Some(garbage(240)),
-        &|was| Some([was, &vec![0; 10_000 * 24][..]].concat()),
-        &|was| Some(was[..was.len().saturating_sub(3)].to_vec()),
-        &|was| Some([was, &[7u8; 5][..]].concat()),
+    type Spoil = fn(&[u8]) -> Option<Vec<u8>>;
+    let spoilt: [Spoil; 7] = [
+        |_| None,
+        |_| Some(vec![]),
+        |was| Some(vec![0; was.len()]),
+        |_| Some(garbage(240)),
+        |was| Some([was, &vec![0; 10_000 * 24][..]].concat()),
+        |was| Some(was[..was.len().saturating_sub(3)].to_vec()),
+        |was| Some([was, &[7u8; 5][..]].concat()),
     ];
     for machine in [machine.killed(), crashed] {
         for (n, spoil) in spoilt.iter().enumerate() {

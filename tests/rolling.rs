@@ -1,6 +1,7 @@
 //! When a segment ends and the next begins, what the indexes of both then hold, and what is found through them.
 #![allow(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
     unreachable_pub,
