@@ -255,7 +255,8 @@ impl Cursor {
             let position = place.reader.position();
             match place.reader.next(end) {
                 Ok(Some(batch)) => {
-                    if let Some(detail) = self.out_of_order(&batch) {
+                    if let Some(detail) = self.out_of_order(&batch).or_else(|| self.contradicted(&batch, end))
+                    {
                         self.misplaced(position, &batch, end, &detail)?;
                         continue;
                     }
@@ -340,6 +341,16 @@ impl Cursor {
         }
         let strays = self.place.as_ref().is_some_and(|place| !place.segment.log().may_hold(header));
         strays.then(|| format!("offset {first} does not belong into this segment"))
+    }
+
+    /// Where offsets may be missing, a batch that jumps ahead of the one behind it is not believed.
+    fn contradicted(&mut self, batch: &RecordBatch, end: u64) -> Option<String> {
+        let first = batch.base_offset();
+        self.follows.filter(|&follows| first > follows)?;
+        let next = self.place.as_mut()?.reader.peek(end).ok().flatten()?;
+        let contradicts = next.base_offset_known() && next.base_offset < batch.next_offset();
+        contradicts
+            .then(|| format!("the batch begins at offset {first}, the one behind it at {}", next.base_offset))
     }
 
     /// Moves on to the segment behind, at the end of this one.

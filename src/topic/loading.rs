@@ -313,20 +313,26 @@ impl Shared {
     /// A directory that says it belongs to another topic was renamed or copied here.
     fn check_identity(&self, state: &TopicState, directory: &Path) -> Result<()> {
         match self.partition_topic_id(directory)? {
-            Some(id) if id != state.id => {
+            Some(id) if id == state.id => Ok(()),
+            Some(id) if !is_misspelt(&id, &state.id) => {
                 let path = full_path(&*self.fs, &directory.join(PARTITION_METADATA));
                 let detail = format!("it names topic id {id}, but topic {} has {}", state.name, state.id);
                 Err(Error::Corruption { path, position: 0, offset: 0, detail })
             }
-            Some(_) => Ok(()),
-            None if self.options.read_only => Ok(()),
-            None => {
+            _ if self.options.read_only => Ok(()),
+            _ => {
                 // Only what the manifest says anyway: no reason to keep anybody from the data.
                 let _ = self.write_partition_metadata(state, directory);
                 Ok(())
             }
         }
     }
+}
+
+/// Whether two ids differ in one character: a damaged byte of the file, since no two topics' ids are that alike.
+fn is_misspelt(stored: &Uuid, known: &Uuid) -> bool {
+    let (stored, known) = (stored.to_string(), known.to_string());
+    stored.bytes().zip(known.bytes()).filter(|(stored, known)| stored != known).count() == 1
 }
 
 /// Names in the root directory that belong there.

@@ -37,20 +37,19 @@ impl Positions {
         let kafka_checksum = text.as_deref().map_or(0, crc32fast::hash);
         let ours = optional(read_file(fs, Path::new(CHECKPOINT_FILE), FILE_BYTES_MAX))?;
         let ours = ours.and_then(|bytes| Checkpoint::decode(&bytes).ok());
-        let kafkas = match &text {
-            Some(text) => offsets(text),
-            None => HashMap::new(),
-        };
+        // One that does not decode was written by nobody: as good as none.
+        let kafkas = text.as_deref().and_then(offsets);
         let Some(ours) = ours else {
             let log_starts = optional(read_file(fs, Path::new(LOG_STARTS), FILE_BYTES_MAX))?;
-            let log_starts = log_starts.as_deref().map(offsets).unwrap_or_default();
-            let partitions = kafkas.into_iter().map(|(id, recovery_point)| {
+            let log_starts = log_starts.as_deref().and_then(offsets).unwrap_or_default();
+            let partitions = kafkas.unwrap_or_default().into_iter().map(|(id, recovery_point)| {
                 let log_start = log_starts.get(&id).copied();
                 (id, PartitionCheckpoint { log_start, recovery_point, place: None, clean: false })
             });
             return Ok((Positions { partitions: partitions.collect(), kafka_checksum }, false));
         };
-        let undisturbed = text.is_none() || ours.kafka_checksums.contains(&kafka_checksum);
+        let undisturbed = kafkas.is_none() || ours.kafka_checksums.contains(&kafka_checksum);
+        let kafkas = kafkas.unwrap_or_default();
         let mut partitions = BTreeMap::new();
         for (id, stored) in ours.partitions {
             let known =
@@ -124,13 +123,9 @@ fn stored(position: &PartitionCheckpoint) -> Stored {
     }
 }
 
-/// The offsets in one of Kafka's files, or none if it is damaged.
-fn offsets(text: &[u8]) -> HashMap<TopicPartition, u64> {
-    OffsetCheckpoint::decode(text)
-        .map(|checkpoint| checkpoint.entries)
-        .unwrap_or_default()
-        .into_iter()
-        .collect()
+/// The offsets in one of Kafka's files, if it is whole.
+fn offsets(text: &[u8]) -> Option<HashMap<TopicPartition, u64>> {
+    Some(OffsetCheckpoint::decode(text).ok()?.entries.into_iter().collect())
 }
 
 fn optional(read: Result<Vec<u8>>) -> Result<Option<Vec<u8>>> {

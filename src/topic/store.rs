@@ -34,8 +34,8 @@ const LOCK: &str = ".lock";
 pub(super) const CLEAN_SHUTDOWN_MARKER: &str = ".kafka_cleanshutdown";
 /// What Kafka writes where there is no broker epoch.
 const NO_BROKER_EPOCH: i64 = -1;
-/// The metadata log of a KRaft controller: a partition by its name alone.
 pub(super) const PARTITION_METADATA: &str = "partition.metadata";
+/// The metadata log of a KRaft controller: a partition by its name alone.
 pub(super) const CLUSTER_METADATA: &str = "__cluster_metadata";
 
 /// A directory that holds topics, open in this process alone.
@@ -298,8 +298,18 @@ impl Shared {
         }
         failed = failed.and(self.finish_deleting());
         report.removed = self.remove_doomed();
-        let written = if report.synced.is_empty() { Ok(()) } else { self.write_positions() };
+        let written = if self.have_positions_moved() { self.write_positions() } else { Ok(()) };
         failed.and(written).map(|()| report)
+    }
+
+    fn have_positions_moved(&self) -> bool {
+        let open = self.open_partitions_now();
+        let positions = self.positions.lock();
+        let moved = |partition: &Partition| {
+            let written = positions.get(partition.id()).map(|position| position.recovery_point);
+            partition.checkpoint().is_some_and(|now| Some(now.recovery_point) != written)
+        };
+        open.iter().any(moved)
     }
 
     fn flush(&self) -> Result<()> {
