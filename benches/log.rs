@@ -51,7 +51,7 @@ fn append_100(criterion: &mut Criterion) {
     append(criterion, "append_100", BATCH_RECORDS);
 }
 
-/// Appends that survive the end of the process, not of the machine.
+/// Appends that survive the end of the process at once, and of the machine later or when it likes.
 fn append(criterion: &mut Criterion, work: &str, count: usize) {
     for (size, name) in VALUE_SIZES {
         let value = vec![b'v'; size];
@@ -60,18 +60,21 @@ fn append(criterion: &mut Criterion, work: &str, count: usize) {
         let mut group = criterion.benchmark_group(format!("{work}/{name}"));
         group.throughput(Throughput::Elements(count as u64));
         let bytes = encoded.len() as u64;
-        fresh(
-            &mut group,
-            "annals",
-            bytes,
-            || Log::new(Durability::Process),
-            |log, _| {
-                black_box(match &records[..] {
-                    [record] => log.partition.append(record).unwrap(),
-                    records => log.partition.append_batch(records).unwrap().base_offset,
-                });
-            },
-        );
+        let interval = Durability::Interval { time: Duration::from_millis(100), bytes: 4 << 20 };
+        for (level, name) in [(Durability::Process, "annals"), (interval, "annals interval")] {
+            fresh(
+                &mut group,
+                name,
+                bytes,
+                || Log::new(level),
+                |log, _| {
+                    black_box(match &records[..] {
+                        [record] => log.partition.append(record).unwrap(),
+                        records => log.partition.append_batch(records).unwrap().base_offset,
+                    });
+                },
+            );
+        }
         fresh(&mut group, "raw write", bytes, new_file, |file, done| {
             file.1.write_all_at(&encoded, done * bytes).unwrap();
         });
