@@ -591,7 +591,8 @@ fn syncs(machine: &Machine, act: impl FnOnce()) -> usize {
     act();
     let calls = machine.disk.recorded();
     machine.disk.record(false);
-    calls.iter().filter(|(call, _)| *call == Call::Sync).count()
+    let log = |name: &std::path::Path| name.extension().is_some_and(|extension| extension == "log");
+    calls.iter().filter(|(call, name)| *call == Call::Sync && log(name)).count()
 }
 
 #[test]
