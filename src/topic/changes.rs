@@ -45,9 +45,11 @@ impl Shared {
             slots: RwLock::new((0..effective.partition_count()).map(|_| Slot::Failed).collect()),
             partitioner: DefaultPartitioner::new(self.fs.random()),
         });
-        for number in 0..effective.partition_count() {
-            // Of a topic of that name that is no more.
-            self.positions.lock().forget(&state.partition_id(number));
+        {
+            // Of a topic of that name that is no more. A crash must not find them beside the new logs.
+            let mut positions = self.positions.lock();
+            (0..effective.partition_count()).for_each(|number| positions.forget(&state.partition_id(number)));
+            positions.write_forgotten(&*self.fs)?;
         }
         self.write_manifest_with(Some(&state), None)?;
         // From here on it exists, even if its directories have to wait for room: opening the store makes them.
