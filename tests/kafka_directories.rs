@@ -258,6 +258,20 @@ fn every_record_is_found_by_a_reader_that_writes_nothing() {
 }
 
 #[test]
+fn appends_go_on_in_the_leader_epoch_of_the_broker() {
+    for (topic, epoch) in [("txns", 3), ("plain", 0)] {
+        let root = root_of(&[topic]);
+        let store = Store::open(root.path()).unwrap();
+        let log = partition(&store, topic);
+        let before = fetch_all(&log, 1 << 20).last().unwrap().header().leader_epoch;
+        assert_eq!(before, Some(epoch));
+        let offset = log.append(&Record::new("x")).unwrap();
+        let batch = log.fetch(offset, FetchOptions::new()).unwrap().batches.remove(0);
+        assert_eq!(batch.header().leader_epoch, Some(epoch));
+    }
+}
+
+#[test]
 fn a_directory_of_all_of_them_opens_as_one_store() {
     let root = root_of(&TOPICS);
     // What a broker leaves beside its partitions.

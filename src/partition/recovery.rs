@@ -27,8 +27,8 @@ use super::commit::Commit;
 use super::{CheckpointSink, Durability, DurableMark, Log, LogConfig, Partition, State, Writer, doubt};
 use crate::clock::Clock;
 use crate::error::{Error, FormatError, Result};
-use crate::format::BatchHeader;
-use crate::fs::{EntryKind, full_path, retry, sync_dir};
+use crate::format::{BatchHeader, LeaderEpochs};
+use crate::fs::{EntryKind, full_path, read_file, retry, sync_dir};
 use crate::storage::file_name::{FileKind, Stage, file_name, parse_file_name};
 use crate::storage::{
     ActiveSegment, BatchReader, FilePool, Indexer, Indexes, LogFile, Segment, Unreadable, find_any_batch,
@@ -129,6 +129,8 @@ pub(super) struct Recovery<'a> {
     parts: Vec<Part>,
     /// Log files whose doubtful ends were put back and synced, and up to where.
     pub(super) restored: Vec<(u64, u64)>,
+    /// The latest that the log is known to have; appends go on in it.
+    leader_epoch: i32,
 }
 
 impl Unopened {
@@ -142,14 +144,21 @@ impl Unopened {
             report: RecoveryReport::default(),
             parts: Vec::new(),
             restored: Vec::new(),
+            leader_epoch: 0,
         };
         recovery.find_parts()?;
         let outcome = recovery.recover()?;
-        let Recovery { report, parts, .. } = recovery;
-        self.assemble(parts, outcome, report)
+        let Recovery { report, parts, leader_epoch, .. } = recovery;
+        self.assemble(parts, outcome, report, leader_epoch)
     }
 
-    fn assemble(self, mut parts: Vec<Part>, outcome: Outcome, report: RecoveryReport) -> Result<Partition> {
+    fn assemble(
+        self,
+        mut parts: Vec<Part>,
+        outcome: Outcome,
+        report: RecoveryReport,
+        leader_epoch: i32,
+    ) -> Result<Partition> {
         let interval = self.config.index_interval_bytes.into();
         let first_base = parts.first().map(|part| part.log.base_offset());
         let checkpointed = self.checkpoint.and_then(|checkpoint| checkpoint.log_start);
@@ -188,7 +197,7 @@ impl Unopened {
             created,
             created_synced: 0,
             durable: outcome.durable,
-            leader_epoch: 0,
+            leader_epoch,
         };
         let roll_seed = self.pool.fs().random();
         let log = Log {
@@ -243,7 +252,11 @@ impl Recovery<'_> {
             match (parse_file_name(&name), kind) {
                 (Some((base, FileKind::Log, Stage::Final)), EntryKind::File) => bases.push(base),
                 (Some((_, _, Stage::Final)), EntryKind::File) => {}
-                _ if is_known(&name, kind) => {}
+                _ if is_known(&name, kind) => {
+                    if name == LEADER_EPOCHS {
+                        self.leader_epoch = self.last_leader_epoch();
+                    }
+                }
                 _ => self.report.unknown.push(PathBuf::from(name)),
             }
         }
@@ -261,6 +274,15 @@ impl Recovery<'_> {
             self.parts.push(Part { log, size, kept: size, indexes: None, doubtful_from: None });
         }
         Ok(())
+    }
+
+    /// The last entry of the leader-epoch file that a broker left. One that cannot be read is no reason to stay
+    /// closed: the epochs stand in the batches.
+    fn last_leader_epoch(&self) -> i32 {
+        let name = self.from.directory.join(LEADER_EPOCHS);
+        let read = read_file(self.from.pool.fs(), &name, LEADER_EPOCHS_BYTES_MAX).ok();
+        let epochs = read.and_then(|bytes| LeaderEpochs::decode(&bytes).ok());
+        epochs.and_then(|epochs| epochs.entries.last().map(|entry| entry.epoch)).unwrap_or(0)
     }
 
     pub(super) fn list(&self) -> Result<Vec<(OsString, EntryKind)>> {
@@ -586,13 +608,13 @@ impl Recovery<'_> {
     }
 }
 
+const LEADER_EPOCHS: &str = "leader-epoch-checkpoint";
+/// Of a million changes of leaders; a length beyond that is damage.
+const LEADER_EPOCHS_BYTES_MAX: u64 = 32 << 20;
+
 /// Names in a partition directory that belong there and do not begin with an offset.
 fn is_known(name: &OsString, kind: EntryKind) -> bool {
-    const KNOWN: [&str; 4] = [
-        "leader-epoch-checkpoint",
-        "leader-epoch-checkpoint.tmp",
-        "partition.metadata",
-        "partition.metadata.tmp",
-    ];
+    const KNOWN: [&str; 4] =
+        [LEADER_EPOCHS, "leader-epoch-checkpoint.tmp", "partition.metadata", "partition.metadata.tmp"];
     kind == EntryKind::File && KNOWN.iter().any(|known| name == known)
 }
