@@ -26,6 +26,8 @@ pub(super) struct Positions {
     partitions: BTreeMap<TopicPartition, PartitionCheckpoint>,
     /// The CRC-32 of Kafka's file of recovery points as it lies on disk.
     kafka_checksum: u32,
+    /// Whether the files still name a partition that is not among these any more.
+    forgotten: bool,
 }
 
 impl Positions {
@@ -46,7 +48,10 @@ impl Positions {
                 let log_start = log_starts.get(&id).copied();
                 (id, PartitionCheckpoint { log_start, recovery_point, place: None, clean: false })
             });
-            return Ok((Positions { partitions: partitions.collect(), kafka_checksum }, false));
+            return Ok((
+                Positions { partitions: partitions.collect(), kafka_checksum, forgotten: false },
+                false,
+            ));
         };
         let undisturbed = kafkas.is_none() || ours.kafka_checksums.contains(&kafka_checksum);
         let kafkas = kafkas.unwrap_or_default();
@@ -56,7 +61,7 @@ impl Positions {
                 if undisturbed { known(&stored) } else { disturbed(&stored, kafkas.get(&id).copied()) };
             partitions.insert(id, known);
         }
-        Ok((Positions { partitions, kafka_checksum }, !undisturbed))
+        Ok((Positions { partitions, kafka_checksum, forgotten: false }, !undisturbed))
     }
 
     pub(super) fn get(&self, id: &TopicPartition) -> Option<PartitionCheckpoint> {
@@ -64,7 +69,12 @@ impl Positions {
     }
 
     pub(super) fn forget(&mut self, id: &TopicPartition) {
-        self.partitions.remove(id);
+        self.forgotten |= self.partitions.remove(id).is_some();
+    }
+
+    /// Writes both files if they still name a partition that was forgotten: another log may take its name now.
+    pub(super) fn write_forgotten(&mut self, fs: &dyn FileSystem) -> Result<()> {
+        if self.forgotten { self.write(fs) } else { Ok(()) }
     }
 
     /// Takes note of new positions of some partitions; those of the others stay as they were.
@@ -93,7 +103,9 @@ impl Positions {
         replace_file(fs, Path::new(CHECKPOINT_FILE), &ours.encode())?;
         replace_file(fs, Path::new(RECOVERY_POINTS), &text)?;
         self.kafka_checksum = checksum;
-        replace_file(fs, Path::new(LOG_STARTS), &log_starts)
+        replace_file(fs, Path::new(LOG_STARTS), &log_starts)?;
+        self.forgotten = false;
+        Ok(())
     }
 }
 
