@@ -107,6 +107,8 @@ impl Log {
         };
         for segment in unindexed {
             segment.write_indexes()?;
+            // From now on they are read from there when they are needed: memory must not grow with the log.
+            segment.adopt(None);
             self.writer.lock().unindexed.retain(|kept| !Arc::ptr_eq(kept, &segment));
         }
         for segment in self.segments.load().iter() {
