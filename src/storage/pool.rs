@@ -175,9 +175,13 @@ impl Ring {
                 self.hand += 1;
                 continue;
             }
-            if file.unsynced.load(Ordering::Acquire) && file.sync().is_err() {
-                file.sync_failed.store(true, Ordering::Release);
-            }
+            // One that is being synced is in use; and who syncs it may be waiting for the ring that we hold.
+            let Some(_one_at_a_time) = file.syncing.try_lock() else {
+                self.hand += 1;
+                continue;
+            };
+            // A failure is kept for whoever writes or syncs next.
+            let _ = file.sync_held();
             file.handle.store(None);
             self.open.swap_remove(self.hand);
             return true;
@@ -235,6 +239,10 @@ impl PooledFile {
     /// Makes what was written durable. A failure is final: it is not tried again on the same bytes (P5).
     pub(crate) fn sync(self: &Arc<Self>) -> Result<()> {
         let _one_at_a_time = self.syncing.lock();
+        self.sync_held()
+    }
+
+    fn sync_held(self: &Arc<Self>) -> Result<()> {
         self.check_earlier_sync()?;
         // Cleared before the call: a write that ends meanwhile sets it again.
         if !self.unsynced.swap(false, Ordering::AcqRel) {
