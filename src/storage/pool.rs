@@ -175,14 +175,15 @@ impl Ring {
                 self.hand += 1;
                 continue;
             }
-            // One that is being synced is in use; and who syncs it may be waiting for the ring that we hold.
-            let Some(_one_at_a_time) = file.syncing.try_lock() else {
+            // One that is being synced is in use; waiting for it here could be waiting for one who waits for us.
+            let Some(syncing) = file.syncing.try_lock() else {
                 self.hand += 1;
                 continue;
             };
             // A failure is kept for whoever writes or syncs next.
-            let _ = file.sync_held();
+            let _ = file.sync_alone();
             file.handle.store(None);
+            drop(syncing);
             self.open.swap_remove(self.hand);
             return true;
         }
@@ -239,10 +240,10 @@ impl PooledFile {
     /// Makes what was written durable. A failure is final: it is not tried again on the same bytes (P5).
     pub(crate) fn sync(self: &Arc<Self>) -> Result<()> {
         let _one_at_a_time = self.syncing.lock();
-        self.sync_held()
+        self.sync_alone()
     }
 
-    fn sync_held(self: &Arc<Self>) -> Result<()> {
+    fn sync_alone(self: &Arc<Self>) -> Result<()> {
         self.check_earlier_sync()?;
         // Cleared before the call: a write that ends meanwhile sets it again.
         if !self.unsynced.swap(false, Ordering::AcqRel) {
