@@ -74,8 +74,12 @@ impl TimeIndex {
             Entries::Memory(entries) => entries.read().get(n).copied()?,
             Entries::Sealed(mapping) => decode(mapping, n)?,
         };
+        Some(self.absolute(entry))
+    }
+
+    fn absolute(&self, entry: StoredEntry) -> TimeIndexEntry {
         let offset = self.base_offset.saturating_add(u64::from(entry.relative_offset));
-        Some(TimeIndexEntry { timestamp: entry.timestamp, offset })
+        TimeIndexEntry { timestamp: entry.timestamp, offset }
     }
 
     /// The last entry: for a sealed segment, its largest timestamp.
@@ -103,14 +107,16 @@ impl TimeIndex {
         let Entries::Memory(entries) = &self.entries else {
             return Err(Error::ReadOnly { action: "append to", path: "a sealed time index".into() });
         };
-        let last = self.last();
+        // Held from the look at the last entry on: an append and whoever writes the file may both add one.
+        let mut entries = entries.write();
+        let last = entries.last().map(|last| self.absolute(*last));
         if last.is_some_and(|last| timestamp <= last.timestamp) || timestamp < 0 {
             return Ok(());
         }
         let relative = offset.checked_sub(self.base_offset).and_then(|relative| i32::try_from(relative).ok());
         match relative.filter(|_| last.is_none_or(|last| offset >= last.offset)) {
             Some(relative) => {
-                entries.write().push(StoredEntry { timestamp, relative_offset: relative as u32 });
+                entries.push(StoredEntry { timestamp, relative_offset: relative as u32 });
                 Ok(())
             }
             None => {

@@ -62,9 +62,10 @@ impl Shared {
         made.map(|()| state)
     }
 
-    pub(super) fn add_partitions(&self, state: &TopicState, count: u32) -> Result<()> {
+    pub(super) fn add_partitions(&self, state: &Arc<TopicState>, count: u32) -> Result<()> {
         let _in_order = self.changing.lock();
         self.check_writable("add partitions in")?;
+        self.check_current(state)?;
         let before = state.slots.read().len() as u32;
         if count <= before || count > i32::MAX as u32 {
             let reason = format!("topic {} has {before}; there can only be more", state.name);
@@ -87,9 +88,7 @@ impl Shared {
     /// A partition that could not be opened with the store, or made with its topic (P7).
     pub(super) fn open_late(&self, state: &Arc<TopicState>, number: u32) -> Result<Partition> {
         let _in_order = self.changing.lock();
-        if !self.topics.read().get(&state.name).is_some_and(|known| Arc::ptr_eq(known, state)) {
-            return Err(Error::Closed { what: format!("topic {}", state.name) });
-        }
+        self.check_current(state)?;
         // Held while it is opened: there must never be two of the same partition.
         let mut slots = state.slots.write();
         let count = slots.len() as u32;
@@ -108,6 +107,14 @@ impl Shared {
         }
     }
 
+    /// A handle may be of a topic that was deleted, and another one may have its name.
+    fn check_current(&self, state: &Arc<TopicState>) -> Result<()> {
+        match self.topics.read().get(&state.name) {
+            Some(known) if Arc::ptr_eq(known, state) => Ok(()),
+            _ => Err(Error::Closed { what: format!("topic {}", state.name) }),
+        }
+    }
+
     /// Its directory may have had to wait for room.
     fn make_directory_if_missing(&self, state: &TopicState, number: u32) -> Result<()> {
         match retry(|| self.fs.metadata(&state.directory(number))) {
@@ -121,11 +128,12 @@ impl Shared {
 
     pub(super) fn configure<'a>(
         &self,
-        state: &TopicState,
+        state: &Arc<TopicState>,
         changes: impl IntoIterator<Item = (&'a str, Option<&'a str>)>,
     ) -> Result<()> {
         let _in_order = self.changing.lock();
         self.check_writable("configure a topic in")?;
+        self.check_current(state)?;
         let before = state.config.read().clone();
         let mut config = before.clone();
         config.update(changes)?;
@@ -147,6 +155,7 @@ impl Shared {
     pub(super) fn delete_topic(&self, state: &Arc<TopicState>) -> Result<()> {
         let _in_order = self.changing.lock();
         self.check_writable("delete a topic in")?;
+        self.check_current(state)?;
         let deleted = ManifestTopic { deleting: true, ..state.to_manifest() };
         self.topics.write().remove(&state.name);
         self.deleting.lock().push(deleted);
