@@ -163,21 +163,7 @@ impl Unopened {
         let first_base = parts.first().map(|part| part.log.base_offset());
         let checkpointed = self.checkpoint.and_then(|checkpoint| checkpoint.log_start);
         let log_start = checkpointed.unwrap_or(first_base.unwrap_or(0)).min(outcome.next_offset);
-        let now = self.clock.now();
-        let (active, created) = match parts.pop() {
-            Some(last) => {
-                last.log.publish(last.kept);
-                (ActiveSegment::reopen(last.log, &self.directory, interval, last.indexes, now), 0)
-            }
-            None if self.pool.read_only() => {
-                let file = self.pool.file(file_name(&self.directory, outcome.next_offset, FileKind::Log));
-                let log = Arc::new(LogFile::new(file, outcome.next_offset, 0));
-                (ActiveSegment::reopen(log, &self.directory, interval, None, now), 0)
-            }
-            None => {
-                (ActiveSegment::create(&self.pool, &self.directory, outcome.next_offset, interval, now)?, 1)
-            }
-        };
+        let (active, created) = self.open_active(parts.pop(), outcome.next_offset)?;
         let mut segments = Vec::with_capacity(parts.len() + 1);
         for part in parts {
             part.log.publish(part.kept);
@@ -222,6 +208,24 @@ impl Unopened {
             writer: Mutex::new(writer),
         };
         Ok(Partition { log: Arc::new(log) })
+    }
+
+    /// The segment that is appended to, from its log file or a new one, and how many files were created for it.
+    fn open_active(&self, last: Option<Part>, next_offset: u64) -> Result<(ActiveSegment, u64)> {
+        let interval = self.config.index_interval_bytes.into();
+        let now = self.clock.now();
+        Ok(match last {
+            Some(last) => {
+                last.log.publish(last.kept);
+                (ActiveSegment::reopen(last.log, &self.directory, interval, last.indexes, now), 0)
+            }
+            None if self.pool.read_only() => {
+                let file = self.pool.file(file_name(&self.directory, next_offset, FileKind::Log));
+                let log = Arc::new(LogFile::new(file, next_offset, 0));
+                (ActiveSegment::reopen(log, &self.directory, interval, None, now), 0)
+            }
+            None => (ActiveSegment::create(&self.pool, &self.directory, next_offset, interval, now)?, 1),
+        })
     }
 
     fn state(&self, report: &RecoveryReport, unrepaired: Option<Error>) -> State {
