@@ -318,7 +318,7 @@ impl Log {
             (base_offset, last_offset, writer.written(), std::mem::take(&mut writer.rolled))
         };
         self.settle(config, written, size, count, durability)?;
-        self.keep_up(rolled, size)?;
+        self.keep_up(rolled, size);
         Ok(Appended { base_offset, last_offset, append_time })
     }
 

@@ -148,9 +148,10 @@ impl Log {
         if writer.durable.offset <= round.end {
             writer.durable = DurableMark { offset: round.end, segment, position: round.position };
         }
-        drop(writer);
         self.recovery_point.fetch_max(round.end, Ordering::AcqRel);
+        // Still under the lock: another append's publication must not overtake the sealed segments of this one.
         self.publish(round.sealed.iter(), &round.active, round.position, round.end);
+        drop(writer);
         Ok(round.end)
     }
 
@@ -201,10 +202,20 @@ impl Log {
             Durability::Synced => self.sync_to(written),
             Durability::Interval { .. } => {
                 self.interval_asked.store(true, Ordering::Relaxed);
-                self.sync_if_due(config, bytes, records, durability).map(drop)
+                self.sync_behind(config, bytes, records, durability);
+                Ok(())
             }
-            Durability::Process => self.sync_if_due(config, bytes, records, durability).map(drop),
+            Durability::Process => {
+                self.sync_behind(config, bytes, records, durability);
+                Ok(())
+            }
         }
+    }
+
+    /// A sync that is due but not waited for. The append has happened and can be read, so a failure is not its own:
+    /// it poisons the partition, and the next append or flush says so.
+    fn sync_behind(&self, config: &LogConfig, bytes: u64, records: u64, durability: Durability) {
+        let _ = self.sync_if_due(config, bytes, records, durability);
     }
 
     /// Syncs if so much has been appended, or so much time has passed, since the last sync as is allowed: by the

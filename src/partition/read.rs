@@ -451,7 +451,8 @@ impl Cursor {
         let log = place.segment.log();
         if let Some(found) = find_batch_after(log, position, end, floor)? {
             let header = BatchReader::new(Arc::clone(log), found).peek(end).ok().flatten();
-            let offset = header.map_or(first, |header| header.base_offset);
+            let known = header.filter(|header| header.base_offset_known());
+            let offset = known.map_or(first, |header| header.base_offset);
             return Ok(Behind::Batch { position: found, offset });
         }
         let segments = self.log.segments.load();

@@ -68,20 +68,19 @@ impl Log {
 
     /// What is left to do after a roll, or after many bytes: sync what was sealed, write its indexes, and write
     /// down how far the log is safe. Done by the appender that caused it, without the writer lock.
-    pub(super) fn keep_up(&self, rolled: bool, bytes: u64) -> Result<()> {
+    pub(super) fn keep_up(&self, rolled: bool, bytes: u64) {
         let pending = self.bytes_since_checkpoint.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if rolled {
-            self.sync_written()?;
-        } else if pending < CHECKPOINT_BYTES || !self.is_synced() {
-            return Ok(());
+        let synced = if rolled { self.sync_written().is_ok() } else { self.is_synced() };
+        // A sync that failed has poisoned the partition; the append that came before it is none the worse.
+        if !synced || !rolled && pending < CHECKPOINT_BYTES {
+            return;
         }
         // Somebody else is at it: what came meanwhile is for the next time.
-        let Some(_one_at_a_time) = self.upkeep.try_lock() else { return Ok(()) };
+        let Some(_one_at_a_time) = self.upkeep.try_lock() else { return };
         self.bytes_since_checkpoint.store(0, Ordering::Relaxed);
         // If one of them fails, nothing appended is in danger: the old checkpoint stands, a recovery reads a
         // little more, and the next roll tries again. Closing and `Store::flush` report what still fails.
         let _ = self.persist_indexes_held(false).and_then(|()| self.checkpoints.checkpoint());
-        Ok(())
     }
 
     fn is_synced(&self) -> bool {

@@ -40,7 +40,17 @@ impl Partition {
         for segment in self.log.segments.load().iter() {
             largest = largest.max(segment.max_timestamp()?);
         }
-        if largest < 0 { Ok(None) } else { self.offset_for_timestamp(largest) }
+        if largest < 0 {
+            return Ok(None);
+        }
+        match self.offset_for_timestamp(largest)? {
+            Some(found) => Ok(Some(found)),
+            // It belongs to a marker, or to what is not readable yet or was cut: the batches themselves decide.
+            None => match self.log.largest_readable()? {
+                Some(largest) => self.offset_for_timestamp(largest),
+                None => Ok(None),
+            },
+        }
     }
 }
 
@@ -64,6 +74,20 @@ impl Log {
             }
         }
         Ok(None)
+    }
+
+    /// The largest timestamp of all records that can be read.
+    fn largest_readable(self: &Arc<Self>) -> Result<Option<i64>> {
+        let bound = self.log_end.load(Ordering::Acquire);
+        let mut cursor = Cursor::new(Arc::clone(self), self.log_start.load(Ordering::Acquire));
+        let mut largest = None;
+        while let Some(batch) = cursor.next(bound)? {
+            cursor.wanted = batch.next_offset();
+            if !batch.header().control {
+                largest = largest.max(Some(batch.header().max_timestamp).filter(|&timestamp| timestamp >= 0));
+            }
+        }
+        Ok(largest)
     }
 
     fn first_in(&self, batch: &RecordBatch, start: u64, timestamp: i64) -> Result<Option<TimestampOffset>> {

@@ -42,8 +42,17 @@ impl LogFile {
         directory: &std::path::Path,
         base_offset: u64,
     ) -> Result<Self> {
-        let file = pool.create(file_name(directory, base_offset, FileKind::Log))?;
-        Ok(LogFile::new(file, base_offset, 0))
+        let name = file_name(directory, base_offset, FileKind::Log);
+        match pool.create(name.clone()) {
+            Ok(file) => Ok(LogFile::new(file, base_offset, 0)),
+            // Left by an attempt that failed halfway: nothing in it was ever part of the log.
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::AlreadyExists => {
+                let log = LogFile::new(pool.file(name), base_offset, 0);
+                log.cut(0)?;
+                Ok(log)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     pub(crate) fn file(&self) -> &Arc<PooledFile> {
@@ -248,7 +257,9 @@ pub(crate) fn find_batch_after(
     end: u64,
     floor: u64,
 ) -> Result<Option<u64>> {
-    let mut search = Search { log, end, floor, budget: SEARCH_BYTES_MAX.max(2 * (end - position.min(end))) };
+    let mut search =
+        Search { log, end, floor, budget: SEARCH_BYTES_MAX.max(2 * (end - position.min(end))), torn: None };
+    search.torn = stated_extent(log, position, floor)?;
     let mut next = position;
     for _ in 0..STATED_LENGTHS_MAX {
         let Ok(frame) = Frame::parse(&log.read(next, Frame::LEN as u64)?) else { break };
@@ -265,8 +276,15 @@ pub(crate) fn find_batch_after(
 
 /// The first batch at or after the start of a file that holds offsets from `floor` on.
 pub(crate) fn find_any_batch(log: &Arc<LogFile>, end: u64, floor: u64) -> Result<Option<u64>> {
-    let mut search = Search { log, end, floor, budget: SEARCH_BYTES_MAX.max(2 * end) };
+    let mut search = Search { log, end, floor, budget: SEARCH_BYTES_MAX.max(2 * end), torn: None };
     search.every_byte_from(0)
+}
+
+/// Where the damaged batch says that it ends, and which offset it says is next, if its header looks right.
+fn stated_extent(log: &Arc<LogFile>, position: u64, floor: u64) -> Result<Option<(u64, u64)>> {
+    let header = BatchHeader::parse(&log.read(position, RECORD_BATCH_OVERHEAD as u64)?).ok();
+    let header = header.filter(|header| header.base_offset + 1 == floor && header.base_offset_known());
+    Ok(header.map(|header| (position.saturating_add(header.size), header.next_offset())))
 }
 
 /// How many bytes a search may check. What looks like batches of many sizes everywhere was made to keep us busy.
@@ -281,6 +299,9 @@ struct Search<'a> {
     end: u64,
     floor: u64,
     budget: u64,
+    /// The extent of the damaged batch by its own word. What looks like a batch in there is its content, unless it
+    /// has just the offset that comes next: then the word is wrong.
+    torn: Option<(u64, u64)>,
 }
 
 impl Search<'_> {
@@ -313,6 +334,9 @@ impl Search<'_> {
             return false;
         }
         let Ok(frame) = Frame::parse(bytes) else { return false };
+        if self.torn.is_some_and(|(end, next_offset)| position < end && frame.offset != next_offset) {
+            return false;
+        }
         frame.size <= self.end - position && frame.offset >= self.floor && BatchHeader::parse(bytes).is_ok()
     }
 
