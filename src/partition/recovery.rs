@@ -129,6 +129,8 @@ pub(super) struct Recovery<'a> {
     parts: Vec<Part>,
     /// Log files whose doubtful ends were put back and synced, and up to where.
     pub(super) restored: Vec<(u64, u64)>,
+    /// Log files that are no part of the log any more, to be removed.
+    dropped: Vec<Arc<LogFile>>,
     /// The latest that the log is known to have; appends go on in it.
     leader_epoch: i32,
 }
@@ -144,6 +146,7 @@ impl Unopened {
             report: RecoveryReport::default(),
             parts: Vec::new(),
             restored: Vec::new(),
+            dropped: Vec::new(),
             leader_epoch: 0,
         };
         recovery.find_parts()?;
@@ -406,6 +409,11 @@ impl Recovery<'_> {
             let Some(base) = self.parts.get(index).map(|part| part.log.base_offset()) else { break };
             let position = if index == at { position } else { 0 };
             if index > at {
+                let begun_in_vain = !self.from.sparse && base > next_offset && next_offset >= recovery_point;
+                if begun_in_vain && self.valid_in_later_parts(index - 1, next_offset)?.is_none() {
+                    self.drop_from(index);
+                    break;
+                }
                 let told = self.report.damage.last().is_some_and(|damage| damage.to >= base);
                 if !told && base != next_offset && (base < next_offset || !self.from.sparse) {
                     let detail = format!("the segment before ends at offset {next_offset}");
@@ -517,21 +525,20 @@ impl Recovery<'_> {
             self.report.truncated_bytes += part.size - position;
             part.kept = position;
             // Nothing valid lies in the segments behind; they were begun after what is lost now.
-            for later in self.parts.drain(index + 1..) {
-                self.report.truncated_bytes += later.size;
-                self.report.finished.push(later.log.file().name().to_path_buf());
-                if !self.from.pool.read_only() {
-                    let fs = self.from.pool.fs();
-                    let removed = retry(|| fs.remove_file(later.log.file().name()));
-                    removed.map_err(|error| Error::io("remove", &later.log.path(), error))?;
-                    remove_derived_files(fs, &self.from.directory, later.log.base_offset())?;
-                }
-            }
+            self.drop_from(index + 1);
             return Ok(());
         }
         let to = behind.unwrap_or(recovery_point.max(lost));
         self.damage(lost, to, Some(index), position, &failure.to_string());
         Ok(())
+    }
+
+    /// Lets go of segments in which nothing valid lies: they were begun after something that was lost.
+    fn drop_from(&mut self, index: usize) {
+        for part in self.parts.drain(index..) {
+            self.report.truncated_bytes += part.size;
+            self.dropped.push(part.log);
+        }
     }
 
     fn valid_in_later_parts(&self, index: usize, offset: u64) -> Result<Option<u64>> {
@@ -558,6 +565,17 @@ impl Recovery<'_> {
 
     /// Cuts the torn tail, and writes and syncs again what is in doubt.
     fn repair(&mut self) -> Result<()> {
+        let fs = self.from.pool.fs();
+        for log in &self.dropped {
+            match retry(|| fs.remove_file(log.file().name())) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::io("remove", &log.path(), error));
+                }
+                _ => {}
+            }
+            remove_derived_files(fs, &self.from.directory, log.base_offset())?;
+            self.report.finished.push(log.file().name().to_path_buf());
+        }
         for part in &self.parts {
             let torn = part.kept < part.size;
             if torn {

@@ -277,6 +277,9 @@ pub(crate) fn find_batch_after(
 /// The first batch at or after the start of a file that holds offsets from `floor` on.
 pub(crate) fn find_any_batch(log: &Arc<LogFile>, end: u64, floor: u64) -> Result<Option<u64>> {
     let mut search = Search { log, end, floor, budget: SEARCH_BYTES_MAX.max(2 * end), torn: None };
+    if search.chain_at(0)? > 0 {
+        return Ok(Some(0));
+    }
     search.every_byte_from(0)
 }
 

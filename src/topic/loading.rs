@@ -56,7 +56,9 @@ impl Shared {
         }
         self.finish_deletions(deleting, listing.doomed.clone());
         if !self.options.read_only {
-            self.make_missing_directories(&listing)?;
+            if let Err(error) = self.make_missing_directories(&listing) {
+                self.warn(format!("partitions wait for their directories: {error}"));
+            }
         }
         self.open_partitions(clean);
         if self.options.read_only {
@@ -147,6 +149,11 @@ impl Shared {
         foreign: bool,
     ) -> Result<(Vec<ManifestTopic>, bool)> {
         let mut rebuilt = manifest.is_none();
+        if rebuilt && !listing.partitions.is_empty() {
+            self.warn(format!(
+                "there was no {MANIFEST_FILE} to be read: topics are taken from the directories"
+            ));
+        }
         let mut topics = manifest.map(|manifest| manifest.topics).unwrap_or_default();
         if foreign {
             for topic in topics.iter_mut().filter(|topic| !topic.sparse) {
@@ -275,9 +282,11 @@ impl Shared {
             return work();
         }
         std::thread::scope(|scope| {
-            for _ in 0..threads {
-                scope.spawn(work);
+            for _ in 1..threads {
+                // Without another thread this one does it all.
+                let _ = std::thread::Builder::new().spawn_scoped(scope, work);
             }
+            work();
         });
     }
 

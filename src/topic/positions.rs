@@ -28,6 +28,8 @@ pub(super) struct Positions {
     kafka_checksum: u32,
     /// Whether the files still name a partition that is not among these any more.
     forgotten: bool,
+    /// Whether Kafka's file may lie on disk as it was or as it was to be.
+    kafka_in_doubt: bool,
 }
 
 impl Positions {
@@ -49,7 +51,12 @@ impl Positions {
                 (id, PartitionCheckpoint { log_start, recovery_point, place: None, clean: false })
             });
             return Ok((
-                Positions { partitions: partitions.collect(), kafka_checksum, forgotten: false },
+                Positions {
+                    partitions: partitions.collect(),
+                    kafka_checksum,
+                    forgotten: false,
+                    kafka_in_doubt: false,
+                },
                 false,
             ));
         };
@@ -61,7 +68,7 @@ impl Positions {
                 if undisturbed { known(&stored) } else { disturbed(&stored, kafkas.get(&id).copied()) };
             partitions.insert(id, known);
         }
-        Ok((Positions { partitions, kafka_checksum, forgotten: false }, !undisturbed))
+        Ok((Positions { partitions, kafka_checksum, forgotten: false, kafka_in_doubt: false }, !undisturbed))
     }
 
     pub(super) fn get(&self, id: &TopicPartition) -> Option<PartitionCheckpoint> {
@@ -87,6 +94,11 @@ impl Positions {
 
     /// Writes both files, ours first, so that Kafka's is never newer than what ours says of it.
     pub(super) fn write(&mut self, fs: &dyn FileSystem) -> Result<()> {
+        if self.kafka_in_doubt {
+            // Writing it failed the last time: it may be the old one or the new.
+            let text = optional(read_file(fs, Path::new(RECOVERY_POINTS), FILE_BYTES_MAX))?;
+            self.kafka_checksum = text.as_deref().map_or(0, crc32fast::hash);
+        }
         let entries = |offset: fn(&PartitionCheckpoint) -> Option<u64>| {
             let entry = |(id, position): (&TopicPartition, _)| Some((id.clone(), offset(position)?));
             OffsetCheckpoint { entries: self.partitions.iter().filter_map(entry).collect() }
@@ -96,12 +108,18 @@ impl Positions {
         let text = entries(|position| Some(position.recovery_point));
         let log_starts = entries(|position| position.log_start.filter(|&start| start > 0));
         let checksum = crc32fast::hash(&text);
+        // One whose start is not known did not open; what Kafka's files say of it stands.
+        let entry = |(id, position): (&TopicPartition, &PartitionCheckpoint)| {
+            position.log_start.map(|log_start| (id.clone(), stored(position, log_start)))
+        };
         let ours = Checkpoint {
             kafka_checksums: [checksum, self.kafka_checksum],
-            partitions: self.partitions.iter().map(|(id, position)| (id.clone(), stored(position))).collect(),
+            partitions: self.partitions.iter().filter_map(entry).collect(),
         };
         replace_file(fs, Path::new(CHECKPOINT_FILE), &ours.encode())?;
+        self.kafka_in_doubt = true;
         replace_file(fs, Path::new(RECOVERY_POINTS), &text)?;
+        self.kafka_in_doubt = false;
         self.kafka_checksum = checksum;
         replace_file(fs, Path::new(LOG_STARTS), &log_starts)?;
         self.forgotten = false;
@@ -124,10 +142,10 @@ fn disturbed(stored: &Stored, kafkas: Option<u64>) -> PartitionCheckpoint {
     PartitionCheckpoint { log_start: None, recovery_point, place: None, clean: false }
 }
 
-fn stored(position: &PartitionCheckpoint) -> Stored {
+fn stored(position: &PartitionCheckpoint, log_start: u64) -> Stored {
     let (segment_base, place) = position.place.unwrap_or((position.recovery_point, 0));
     Stored {
-        log_start: position.log_start.unwrap_or(0),
+        log_start,
         recovery_point: position.recovery_point,
         segment_base,
         position: place,
