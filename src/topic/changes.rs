@@ -52,12 +52,14 @@ impl Shared {
             positions.write_forgotten(&*self.fs)?;
         }
         self.write_manifest_with(Some(&state), None)?;
-        // From here on it exists, even if its directories have to wait for room: opening the store makes them.
-        self.topics.write().insert(name.clone(), Arc::clone(&state));
         let made = self.make_partitions(&state, 0);
         if made.is_err() && self.write_manifest_with(None, Some(&state)).is_ok() {
-            self.topics.write().remove(&name);
+            state.open_partitions().iter().for_each(Partition::abandon);
             self.remove_empty_directories(&state, 0);
+        } else {
+            // Only now can anybody append to it. If the manifest could not be taken back, it exists, and its
+            // directories wait for room.
+            self.topics.write().insert(name.clone(), Arc::clone(&state));
         }
         made.map(|()| state)
     }
@@ -77,6 +79,8 @@ impl Shared {
         grow();
         let made = self.write_manifest().and_then(|()| self.make_partitions(state, before));
         if made.is_err() {
+            let added = |partition: &&Partition| partition.id().partition >= before;
+            state.open_partitions().iter().filter(added).for_each(Partition::abandon);
             self.remove_empty_directories(state, before);
             shrink();
             // If this fails as well, the next opening makes the partitions.

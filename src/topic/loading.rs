@@ -165,7 +165,12 @@ impl Shared {
             if topics.iter().any(|topic| topic.name == *name) {
                 continue;
             }
-            let count = numbers.last().map_or(0, |last| last + 1);
+            // Not every broker holds every partition, but a number far beyond all others is a stray name.
+            let believed = numbers.len() as u32 * 16 + 1024;
+            let count = numbers.range(..believed).last().map_or(0, |last| last + 1);
+            if count == 0 {
+                continue;
+            }
             let id = self.stored_topic_id(name, numbers).unwrap_or_else(|| self.random_id());
             // Whoever wrote it may have compacted it.
             let topic = ManifestTopic {
@@ -234,8 +239,12 @@ impl Shared {
                 Err(error) => self.warn(format!("a setting of topic {} is ignored: {error}", topic.name)),
             }
         }
-        let found = listing.partitions.get(&topic.name).and_then(|numbers| numbers.last());
-        let count = topic.partitions.max(found.map_or(0, |last| last + 1));
+        let count = topic.partitions;
+        for stray in
+            listing.partitions.get(&topic.name).into_iter().flat_map(|numbers| numbers.range(count..))
+        {
+            self.report.lock().unknown.push(format!("{}-{stray}", topic.name).into());
+        }
         Ok(Arc::new(TopicState {
             name: topic.name.clone(),
             id: topic.id,
@@ -249,7 +258,8 @@ impl Shared {
     /// A directory that the manifest names and that is not there was never made, if nothing was ever written to it.
     fn make_missing_directories(&self, listing: &Listing) -> Result<()> {
         let mut made = false;
-        for state in self.topics.read().values() {
+        // Of a topic that was not made here the others may be elsewhere; those of ours were all to be made.
+        for state in self.topics.read().values().filter(|state| !state.sparse.load(Ordering::Relaxed)) {
             let found = listing.partitions.get(&state.name);
             for number in 0..state.slots.read().len() as u32 {
                 if found.is_none_or(|found| !found.contains(&number)) {
