@@ -24,7 +24,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use super::commit::Commit;
-use super::{CheckpointSink, Durability, DurableMark, Log, LogConfig, Partition, State, Writer, doubt};
+use super::{CheckpointSink, DurableMark, Log, LogConfig, Partition, State, Writer, doubt};
 use crate::clock::Clock;
 use crate::error::{Error, FormatError, Result};
 use crate::format::{BatchHeader, LeaderEpochs};
@@ -582,11 +582,6 @@ impl Recovery<'_> {
                 part.log.cut(part.kept)?;
             }
             match part.doubtful_from {
-                // Nothing was promised of it that a sync alone does not keep.
-                Some(_) if self.from.config.durability == Durability::Process => {
-                    part.log.file().forget_failure();
-                    part.log.file().sync()?;
-                }
                 Some(from) => {
                     doubt::rewrite(&self.from.directory, &part.log, from, part.kept)?;
                     self.report.rewritten_bytes += part.kept - from;
