@@ -247,6 +247,16 @@ pub(crate) fn replace_file(fs: &dyn FileSystem, name: &Path, bytes: &[u8]) -> Re
     sync_dir(fs, parent(name))
 }
 
+/// Removes a file, which may be gone already.
+pub(crate) fn remove_if_there(fs: &dyn FileSystem, name: &Path) -> Result<()> {
+    match retry(|| fs.remove_file(name)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io("remove", &full_path(fs, name), error))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Syncs a directory.
 pub(crate) fn sync_dir(fs: &dyn FileSystem, directory: &Path) -> Result<()> {
     retry(|| fs.sync_dir(directory)).map_err(|error| Error::io("sync", &full_path(fs, directory), error))

@@ -1,12 +1,11 @@
 //! What a crash left of a change: files on their way out, segments half swapped (Kafka's `LogLoader`).
 
 use std::ffi::OsString;
-use std::io;
 use std::sync::Arc;
 
 use super::recovery::Recovery;
 use crate::error::{Error, Result};
-use crate::fs::{EntryKind, full_path, retry, sync_dir};
+use crate::fs::{EntryKind, full_path, remove_if_there, retry, sync_dir};
 use crate::storage::file_name::{FileKind, Stage, file_name, parse_file_name};
 use crate::storage::{BatchReader, LogFile, Unreadable};
 
@@ -86,13 +85,7 @@ impl Recovery<'_> {
 
     pub(super) fn remove(&mut self, name: &OsString) -> Result<()> {
         let path = self.from.directory.join(name);
-        let fs = self.from.pool.fs();
-        match retry(|| fs.remove_file(&path)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(Error::io("remove", &full_path(fs, &path), error));
-            }
-            _ => {}
-        }
+        remove_if_there(self.from.pool.fs(), &path)?;
         self.report.finished.push(path);
         Ok(())
     }

@@ -104,7 +104,7 @@ struct Log {
     roll_seed: u64,
     /// Held while sealed segments are tidied up and checkpoints are made.
     upkeep: Mutex<()>,
-    report: Mutex<Arc<RecoveryReport>>,
+    report: Arc<RecoveryReport>,
 }
 
 /// What only the holder of the writer lock may touch.
@@ -220,9 +220,9 @@ impl Partition {
         self.log.config.load_full()
     }
 
-    /// What was found and done when it was opened, or last [`reopen`](Self::reopen)ed.
+    /// What was found and done when it was opened.
     pub fn recovery_report(&self) -> Arc<RecoveryReport> {
-        Arc::clone(&self.log.report.lock())
+        Arc::clone(&self.log.report)
     }
 
     /// Makes everything appended so far durable, whatever the durability of the topic.

@@ -28,7 +28,7 @@ use super::{CheckpointSink, DurableMark, Log, LogConfig, Partition, State, Write
 use crate::clock::Clock;
 use crate::error::{Error, FormatError, Result};
 use crate::format::{BatchHeader, LeaderEpochs};
-use crate::fs::{EntryKind, full_path, read_file, retry, sync_dir};
+use crate::fs::{EntryKind, full_path, read_file, remove_if_there, retry, sync_dir};
 use crate::storage::file_name::{FileKind, Stage, file_name, parse_file_name};
 use crate::storage::{
     ActiveSegment, BatchReader, FilePool, Indexer, Indexes, LogFile, Segment, Unreadable, find_any_batch,
@@ -207,7 +207,7 @@ impl Unopened {
             waiters: Default::default(),
             roll_seed,
             upkeep: Mutex::default(),
-            report: Mutex::new(Arc::new(report)),
+            report: Arc::new(report),
             writer: Mutex::new(writer),
         };
         Ok(Partition { log: Arc::new(log) })
@@ -567,12 +567,7 @@ impl Recovery<'_> {
     fn repair(&mut self) -> Result<()> {
         let fs = self.from.pool.fs();
         for log in &self.dropped {
-            match retry(|| fs.remove_file(log.file().name())) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(Error::io("remove", &log.path(), error));
-                }
-                _ => {}
-            }
+            remove_if_there(fs, log.file().name())?;
             remove_derived_files(fs, &self.from.directory, log.base_offset())?;
             self.report.finished.push(log.file().name().to_path_buf());
         }

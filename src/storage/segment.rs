@@ -15,7 +15,7 @@ use super::pool::{FilePool, Forget};
 use super::time_index::{TimeIndex, TimeIndexEntry};
 use crate::error::{Error, Result};
 use crate::format::{BatchHeader, RecordBatch};
-use crate::fs::{Disk, FileSystem, full_path, retry};
+use crate::fs::{Disk, FileSystem, remove_if_there};
 
 /// One log file with its offset and time index, for reading.
 ///
@@ -485,13 +485,7 @@ fn each_behind(
 /// it is gone.
 pub(crate) fn remove_derived_files(fs: &dyn FileSystem, directory: &Path, base_offset: u64) -> Result<()> {
     for kind in [FileKind::OffsetIndex, FileKind::TimeIndex, FileKind::TransactionIndex] {
-        let name = file_name(directory, base_offset, kind);
-        match retry(|| fs.remove_file(&name)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::io("remove", &full_path(fs, &name), error));
-            }
-            _ => {}
-        }
+        remove_if_there(fs, &file_name(directory, base_offset, kind))?;
     }
     Ok(())
 }
