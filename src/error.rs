@@ -218,6 +218,77 @@ pub enum Error {
         source: FormatError,
     },
 
+    /// A producer, or the coordinator of its transactions, that a newer epoch has replaced (Kafka's
+    /// `INVALID_PRODUCER_EPOCH`, `TRANSACTION_COORDINATOR_FENCED`). Nothing was written; it must not try again.
+    #[error("{partition} refuses {what} {found} of producer {producer_id}: epoch {current} has replaced it")]
+    Fenced {
+        /// The partition, as `topic-number`.
+        partition: String,
+        /// The producer.
+        producer_id: i64,
+        /// Whose epoch it is: `producer epoch`, `coordinator epoch` or `leader epoch`.
+        what: &'static str,
+        /// The epoch that was offered.
+        found: i32,
+        /// The epoch that is known.
+        current: i32,
+    },
+
+    /// A batch of an idempotent producer that does not follow its last one (Kafka's
+    /// `OUT_OF_ORDER_SEQUENCE_NUMBER`). Nothing was written: a batch before it is missing, or it is a repetition too
+    /// old to be recognised.
+    #[error(
+        "{partition} refuses sequence {found} of producer {producer_id} (epoch {producer_epoch}): {expected}"
+    )]
+    OutOfOrderSequence {
+        /// The partition, as `topic-number`.
+        partition: String,
+        /// The producer.
+        producer_id: i64,
+        /// Its epoch.
+        producer_epoch: i16,
+        /// The first sequence number of the batch.
+        found: i32,
+        /// What would have been accepted, in words.
+        expected: String,
+    },
+
+    /// An append that the state of the producer's transaction does not allow (Kafka's `INVALID_TXN_STATE`). Nothing
+    /// was written.
+    #[error("{partition} refuses producer {producer_id}: {reason}")]
+    InvalidTransactionState {
+        /// The partition, as `topic-number`.
+        partition: String,
+        /// The producer.
+        producer_id: i64,
+        /// The rule it breaks.
+        reason: String,
+    },
+
+    /// Something that the topic's settings do not allow (Kafka's `POLICY_VIOLATION`).
+    #[error("cannot {action} {partition}: {reason}")]
+    PolicyViolation {
+        /// The partition, as `topic-number`.
+        partition: String,
+        /// What was asked for.
+        action: &'static str,
+        /// The setting that is against it, and what would allow it.
+        reason: String,
+    },
+
+    /// Batches from a leader that do not follow the log of a follower. Nothing was written.
+    #[error("{partition} cannot follow with offset {found}: {reason} (its log ends at {log_end})")]
+    OutOfOrderOffsets {
+        /// The partition, as `topic-number`.
+        partition: String,
+        /// The offset offered.
+        found: u64,
+        /// The offset at which the log ends.
+        log_end: u64,
+        /// The rule it breaks.
+        reason: &'static str,
+    },
+
     /// A setting outside its bounds, or unknown.
     #[error("invalid configuration {key}={value}: {reason}")]
     InvalidConfig {
@@ -263,6 +334,41 @@ pub enum Error {
 }
 
 impl Error {
+    /// The number that Kafka's protocol has for it, for servers that answer Kafka's clients; `None` where Kafka
+    /// would say `UNKNOWN_SERVER_ERROR` (-1).
+    ///
+    /// ```
+    /// # use annals::Error;
+    /// let outside = Error::OffsetOutOfRange { partition: "t-0".into(), requested: 9, log_start: 0, log_end: 3 };
+    /// assert_eq!(outside.kafka_code(), Some(1));
+    /// ```
+    pub fn kafka_code(&self) -> Option<i16> {
+        Some(match self {
+            Error::OffsetOutOfRange { .. } => 1,
+            Error::InvalidBatch { source: FormatError::Checksum { .. } } | Error::Corruption { .. } => 2,
+            Error::UnknownTopic { .. } | Error::UnknownPartition { .. } => 3,
+            Error::TooLarge { what: "a batch", setting: "max.message.bytes", .. } => 10,
+            Error::InvalidName { kind: "topic", .. } => 17,
+            Error::TooLarge { what: "a batch", .. } => 18,
+            Error::InvalidTimestamp { .. } => 32,
+            Error::TopicExists { .. } => 36,
+            Error::InvalidConfig { .. } => 40,
+            Error::PolicyViolation { .. } => 44,
+            Error::OutOfOrderSequence { .. } => 45,
+            Error::Fenced { what: "coordinator epoch", .. } => 52,
+            Error::Fenced { what: "leader epoch", .. } => 74,
+            Error::Fenced { .. } => 47,
+            Error::InvalidTransactionState { .. } => 48,
+            Error::StorageFull { .. }
+            | Error::Io { .. }
+            | Error::Poisoned { .. }
+            | Error::Damaged { .. }
+            | Error::TooManyOpenFiles { .. } => 56,
+            Error::InvalidRecord { .. } | Error::InvalidBatch { .. } => 87,
+            _ => return None,
+        })
+    }
+
     /// Wraps a failed system call, sorting out the kinds that callers treat differently.
     pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
         let path = path.to_path_buf();
