@@ -353,7 +353,7 @@ impl Log {
             self.roll_if_full(writer, config, size, last_offset, max_timestamp, now)?;
             format::stamp(bytes, base_offset, writer.leader_epoch)
                 .map_err(|source| Error::InvalidBatch { source })?;
-            writer.active.append(bytes, last_offset, max_timestamp)
+            writer.active.append(bytes, last_offset, max_timestamp, now)
         })();
         match placed {
             Ok(()) => {

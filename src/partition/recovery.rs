@@ -270,7 +270,7 @@ impl Recovery<'_> {
         bases.sort_unstable();
         for base in bases {
             let file = self.from.pool.file(file_name(&self.from.directory, base, FileKind::Log));
-            let name = file.name().to_path_buf();
+            let name = file.name();
             let metadata = retry(|| self.from.pool.fs().metadata(&name));
             let size = metadata.map_err(|error| Error::io("measure", &file.path(), error))?.len;
             if size > i32::MAX as u64 {
@@ -383,7 +383,7 @@ impl Recovery<'_> {
             return Ok(Some((at, 0, Some(base))));
         }
         // The index knows the way, and its word is checked against the batch found there.
-        let file = self.from.pool.file(part.log.file().name().to_path_buf());
+        let file = self.from.pool.file(part.log.file().name());
         let log = Arc::new(LogFile::new(file, base, part.size));
         let segment =
             Segment::sealed(log, self.from.directory.clone(), self.from.config.index_interval_bytes.into());
@@ -567,9 +567,9 @@ impl Recovery<'_> {
     fn repair(&mut self) -> Result<()> {
         let fs = self.from.pool.fs();
         for log in &self.dropped {
-            remove_if_there(fs, log.file().name())?;
+            remove_if_there(fs, &log.file().name())?;
             remove_derived_files(fs, &self.from.directory, log.base_offset())?;
-            self.report.finished.push(log.file().name().to_path_buf());
+            self.report.finished.push(log.file().name());
         }
         for part in &self.parts {
             let torn = part.kept < part.size;

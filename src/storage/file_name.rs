@@ -17,6 +17,8 @@ pub(crate) enum FileKind {
     TimeIndex,
     /// Aborted transactions.
     TransactionIndex,
+    /// The checksum of the aborted transactions; ours.
+    TransactionChecksum,
     /// Producer state; its name is the first offset not covered.
     Snapshot,
 }
@@ -38,11 +40,12 @@ pub(crate) enum Stage {
     Temporary,
 }
 
-const KINDS: [(FileKind, &str); 5] = [
+const KINDS: [(FileKind, &str); 6] = [
     (FileKind::Log, "log"),
     (FileKind::OffsetIndex, "index"),
     (FileKind::TimeIndex, "timeindex"),
     (FileKind::TransactionIndex, "txnindex"),
+    (FileKind::TransactionChecksum, "txnindex.crc"),
     (FileKind::Snapshot, "snapshot"),
 ];
 
@@ -66,6 +69,17 @@ pub(crate) fn file_name(directory: &Path, offset: u64, kind: FileKind) -> PathBu
     let extension = KINDS.iter().find(|(known, _)| *known == kind).map_or("", |(_, extension)| extension);
     directory.join(format!("{offset:020}.{extension}"))
 }
+
+/// The name of the same file at a step of a change.
+pub(crate) fn staged_name(directory: &Path, offset: u64, kind: FileKind, stage: Stage) -> PathBuf {
+    let mut name = file_name(directory, offset, kind).into_os_string();
+    name.push(stage.suffix());
+    name.into()
+}
+
+/// The kinds of file that a segment has beside its log.
+pub(crate) const DERIVED_KINDS: [FileKind; 4] =
+    [FileKind::OffsetIndex, FileKind::TimeIndex, FileKind::TransactionIndex, FileKind::TransactionChecksum];
 
 /// A name taken apart, or `None` if it is not of this form.
 pub(crate) fn parse_file_name(name: &OsStr) -> Option<(u64, FileKind, Stage)> {

@@ -28,12 +28,14 @@ pub(crate) struct LogFile {
     base_offset: u64,
     /// Stored with release after the bytes were written, loaded with acquire before they are read.
     readable: AtomicU64,
+    /// How often it was cut below what readers could have. What a reader read before is not what is there now.
+    cuts: AtomicU64,
 }
 
 impl LogFile {
     /// An existing file, of which the first `readable` bytes may be read.
     pub(crate) fn new(file: Arc<PooledFile>, base_offset: u64, readable: u64) -> Self {
-        LogFile { file, base_offset, readable: AtomicU64::new(readable) }
+        LogFile { file, base_offset, readable: AtomicU64::new(readable), cuts: AtomicU64::new(0) }
     }
 
     /// A new, empty file.
@@ -80,6 +82,17 @@ impl LogFile {
     /// Lets readers have the bytes up to `end`. Never goes back.
     pub(crate) fn publish(&self, end: u64) {
         self.readable.fetch_max(end, Ordering::AcqRel);
+    }
+
+    /// Takes the bytes behind `end` from readers, before they are cut and others written there (truncation).
+    pub(crate) fn take_back(&self, end: u64) {
+        self.cuts.fetch_add(1, Ordering::AcqRel);
+        self.readable.fetch_min(end, Ordering::AcqRel);
+    }
+
+    /// Counts truncations: what was read holds if the count is the same before and afterwards.
+    pub(crate) fn cuts(&self) -> u64 {
+        self.cuts.load(Ordering::Acquire)
     }
 
     /// Writes bytes where the last ones ended. On a failure some may lie behind the readable end.

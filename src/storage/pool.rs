@@ -4,12 +4,12 @@
 //! synced is synced before it is closed, so that no failure of a later write-back is lost with the descriptor.
 
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwapOption;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use crate::error::{Error, Result};
 use crate::fs::{File, FileSystem, OpenMode, full_path, retry};
@@ -55,7 +55,10 @@ impl Drop for FailedSync<'_> {
 #[derive(Debug)]
 pub(crate) struct PooledFile {
     pool: Arc<FilePool>,
-    name: PathBuf,
+    /// Changes when the file is renamed: whoever still reads it must find it again under the new name.
+    name: RwLock<PathBuf>,
+    /// The name is gone, or another file's by now: never opened again.
+    gone: AtomicBool,
     handle: ArcSwapOption<Handle>,
     used: AtomicBool,
     unsynced: AtomicBool,
@@ -107,7 +110,8 @@ impl FilePool {
     pub(crate) fn file(self: &Arc<Self>, name: PathBuf) -> Arc<PooledFile> {
         Arc::new(PooledFile {
             pool: Arc::clone(self),
-            name,
+            name: RwLock::new(name),
+            gone: AtomicBool::new(false),
             handle: ArcSwapOption::empty(),
             used: AtomicBool::new(false),
             unsynced: AtomicBool::new(false),
@@ -128,14 +132,20 @@ impl FilePool {
         if let Some(handle) = file.handle.load_full() {
             return Ok(handle);
         }
+        if file.gone.load(Ordering::Acquire) {
+            let removed = std::io::Error::from(std::io::ErrorKind::NotFound);
+            return Err(Error::io("open", &file.path(), removed));
+        }
         while ring.open.len() >= self.capacity && ring.close_one() {}
-        let mut opened = retry(|| self.fs.open(&file.name, mode));
+        // It changes under the lock of the ring alone.
+        let name = file.name();
+        let mut opened = retry(|| self.fs.open(&name, mode));
         if opened.as_ref().is_err_and(out_of_descriptors) {
             // Others in this process took what was left: make do with less.
             for _ in 0..ring.open.len().div_ceil(2) {
                 ring.close_one();
             }
-            opened = retry(|| self.fs.open(&file.name, mode));
+            opened = retry(|| self.fs.open(&name, mode));
         }
         let action = if mode == OpenMode::CreateNew { "create" } else { "open" };
         let opened = opened.map_err(|error| Error::io(action, &file.path(), error))?;
@@ -192,13 +202,31 @@ impl Ring {
 }
 
 impl PooledFile {
-    pub(crate) fn name(&self) -> &Path {
-        &self.name
+    pub(crate) fn name(&self) -> PathBuf {
+        self.name.read().clone()
     }
 
     /// The name as the user can find it.
     pub(crate) fn path(&self) -> PathBuf {
-        full_path(self.pool.fs(), &self.name)
+        full_path(self.pool.fs(), &self.name.read())
+    }
+
+    /// Gives the file another name, under which those who still read it find it.
+    pub(crate) fn rename(&self, to: PathBuf) -> Result<()> {
+        // Held so that nobody opens the old name meanwhile: it may be another file's at once.
+        let _ring = self.pool.ring.lock();
+        let from = self.name();
+        let renamed = retry(|| self.pool.fs.rename(&from, &to));
+        renamed.map_err(|error| Error::io("rename", &full_path(self.pool.fs(), &from), error))?;
+        *self.name.write() = to;
+        Ok(())
+    }
+
+    /// Takes note that the file was renamed by somebody else, or that its name now stands for another file.
+    pub(crate) fn forsake(&self) {
+        let _ring = self.pool.ring.lock();
+        self.gone.store(true, Ordering::Release);
+        self.handle.store(None);
     }
 
     pub(crate) fn pool(&self) -> &Arc<FilePool> {

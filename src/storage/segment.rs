@@ -8,14 +8,15 @@ use std::sync::{Arc, Weak};
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 
-use super::file_name::{FileKind, file_name};
+use super::file_name::{DERIVED_KINDS, FileKind, Stage, file_name, staged_name};
 use super::log_file::{BatchReader, LogFile, Unreadable, find_batch_after};
 use super::offset_index::OffsetIndex;
 use super::pool::{FilePool, Forget};
 use super::time_index::{TimeIndex, TimeIndexEntry};
+use super::transaction_index::TransactionIndex;
 use crate::error::{Error, Result};
-use crate::format::{BatchHeader, RecordBatch};
-use crate::fs::{Disk, FileSystem, remove_if_there};
+use crate::format::{AbortedTransaction, BatchHeader, RecordBatch};
+use crate::fs::{Disk, FileSystem, full_path, remove_if_there, retry};
 
 /// One log file with its offset and time index, for reading.
 ///
@@ -41,7 +42,17 @@ pub struct Segment {
     times_checked: AtomicBool,
     /// Whether the indexes in memory were rebuilt, and their files are still the old ones or missing.
     outdated_files: AtomicBool,
+    /// The transactions aborted in it, loaded when first asked for.
+    aborted: Mutex<Option<Arc<TransactionIndex>>>,
+    /// Whether its file does not have all of them yet.
+    aborted_unsaved: AtomicBool,
+    /// When it was last appended to, in milliseconds since the epoch; `UNKNOWN_TIME` until that is looked up.
+    appended_at: AtomicI64,
+    /// Whether its files are on their way out: their names say nothing any more.
+    retired: AtomicBool,
 }
+
+const UNKNOWN_TIME: i64 = i64::MIN;
 
 /// The two indexes of a segment and what they cannot hold yet.
 #[derive(Debug)]
@@ -127,6 +138,10 @@ impl Segment {
             rebuilt: AtomicBool::new(false),
             times_checked: AtomicBool::new(false),
             outdated_files: AtomicBool::new(false),
+            aborted: Mutex::default(),
+            aborted_unsaved: AtomicBool::new(false),
+            appended_at: AtomicI64::new(UNKNOWN_TIME),
+            retired: AtomicBool::new(false),
         }
     }
 
@@ -255,8 +270,107 @@ impl Segment {
         indexes
     }
 
+    /// When it was last appended to: as noted, or as the file says.
+    pub(crate) fn append_time(&self) -> Result<i64> {
+        let known = self.appended_at.load(Ordering::Acquire);
+        if known != UNKNOWN_TIME {
+            return Ok(known);
+        }
+        let (fs, name) = (self.log.file().pool().fs(), self.log.file().name());
+        let metadata = retry(|| fs.metadata(&name));
+        let modified =
+            metadata.map_err(|error| Error::io("look at", &full_path(fs, &name), error))?.modified;
+        self.appended_at.store(modified, Ordering::Release);
+        Ok(modified)
+    }
+
+    /// Lets the file say when it was last appended to, so that it is still known after a restart.
+    pub(crate) fn write_append_time(&self) -> Result<()> {
+        let known = self.appended_at.load(Ordering::Acquire);
+        if known == UNKNOWN_TIME {
+            return Ok(());
+        }
+        self.log.file().with("set the time of", |file| retry(|| file.set_modified(known)))
+    }
+
+    pub(crate) fn set_append_time(&self, millis: i64) {
+        self.appended_at.store(millis, Ordering::Release);
+    }
+
+    /// The transactions aborted in it, or `None` if their file is not what was written: then they have to be found
+    /// in the log.
+    pub(crate) fn aborted(&self) -> Result<Option<Arc<TransactionIndex>>> {
+        let mut held = self.aborted.lock();
+        if held.is_none() && !self.retired.load(Ordering::Acquire) {
+            let fs = self.log.file().pool().fs();
+            *held = TransactionIndex::load_checked(fs, &self.directory, self.base_offset())?.map(Arc::new);
+        }
+        Ok(held.clone())
+    }
+
+    /// Uses these aborted transactions; `unsaved` if the file does not have them.
+    pub(crate) fn set_aborted(&self, index: TransactionIndex, unsaved: bool) {
+        *self.aborted.lock() = Some(Arc::new(index));
+        self.aborted_unsaved.store(unsaved, Ordering::Release);
+    }
+
+    /// Notes a transaction whose marker was just appended. The others must be in memory.
+    pub(crate) fn note_aborted(&self, aborted: AbortedTransaction) {
+        let mut held = self.aborted.lock();
+        let index = held.get_or_insert_default();
+        // Markers come in the order of their offsets.
+        if Arc::make_mut(index).append(aborted).is_ok() {
+            self.aborted_unsaved.store(true, Ordering::Release);
+        }
+    }
+
+    /// Writes the aborted transactions to their file, if it lacks some.
+    pub(crate) fn write_aborted(&self) -> Result<()> {
+        if !self.aborted_unsaved.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let index = self.aborted.lock().clone().unwrap_or_default();
+        let fs = self.log.file().pool().fs();
+        let written = index.write(fs, &self.directory, self.base_offset());
+        if written.is_err() {
+            self.aborted_unsaved.store(true, Ordering::Release);
+        }
+        written
+    }
+
+    /// Gives its files the names of files on their way out. Readers go on reading them.
+    pub(crate) fn retire(&self) -> Result<()> {
+        // What is in memory by now stays; the names will say nothing.
+        let _ = self.aborted();
+        let _ = self.indexes();
+        self.retired.store(true, Ordering::Release);
+        let base = self.base_offset();
+        self.log.file().rename(staged_name(&self.directory, base, FileKind::Log, Stage::Deleted))?;
+        retire_derived_files(self.log.file().pool().fs(), &self.directory, base)
+    }
+
+    /// Removes its files for good, once they are retired.
+    pub(crate) fn remove_retired(&self) -> Result<()> {
+        let (fs, base) = (self.log.file().pool().fs(), self.base_offset());
+        self.log.file().forsake();
+        remove_if_there(fs, &staged_name(&self.directory, base, FileKind::Log, Stage::Deleted))?;
+        for kind in DERIVED_KINDS {
+            remove_if_there(fs, &staged_name(&self.directory, base, kind, Stage::Deleted))?;
+        }
+        Ok(())
+    }
+
     /// Both indexes from their files.
     fn load(&self) -> Result<Indexes> {
+        if self.retired.load(Ordering::Acquire) {
+            let detail = "its files are on their way out".into();
+            return Err(Error::Corruption {
+                path: self.path(),
+                position: 0,
+                offset: self.base_offset(),
+                detail,
+            });
+        }
         let (pool, base, end) = (self.log.file().pool(), self.base_offset(), self.log.readable());
         let name = |kind| file_name(&self.directory, base, kind);
         let map = pool.may_map() && !self.active;
@@ -484,8 +598,23 @@ fn each_behind(
 /// Removes what belongs to a log file and can be had again from it; before another log file takes its name, or after
 /// it is gone.
 pub(crate) fn remove_derived_files(fs: &dyn FileSystem, directory: &Path, base_offset: u64) -> Result<()> {
-    for kind in [FileKind::OffsetIndex, FileKind::TimeIndex, FileKind::TransactionIndex] {
+    for kind in DERIVED_KINDS {
         remove_if_there(fs, &file_name(directory, base_offset, kind))?;
+    }
+    Ok(())
+}
+
+/// Gives what belongs to a log file the names of files on their way out.
+pub(crate) fn retire_derived_files(fs: &dyn FileSystem, directory: &Path, base_offset: u64) -> Result<()> {
+    for kind in DERIVED_KINDS {
+        let from = file_name(directory, base_offset, kind);
+        let to = staged_name(directory, base_offset, kind, Stage::Deleted);
+        match retry(|| fs.rename(&from, &to)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io("rename", &full_path(fs, &from), error));
+            }
+            _ => {}
+        }
     }
     Ok(())
 }
@@ -563,6 +692,7 @@ impl ActiveSegment {
         let log = Arc::new(LogFile::create(pool, directory, base_offset)?);
         let segment = Segment::with_form(log, directory.to_path_buf(), index_interval, true);
         segment.keep(Indexes::empty(base_offset));
+        segment.set_aborted(TransactionIndex::new(), false);
         Ok(ActiveSegment {
             segment: Arc::new(segment),
             position: 0,
@@ -604,7 +734,13 @@ impl ActiveSegment {
     /// Writes one batch behind the last, with its index entry if one is due. Does not publish it.
     ///
     /// On a failed write nothing has changed but, perhaps, bytes behind the end, which are cut if that succeeds.
-    pub(crate) fn append(&mut self, batch: &[u8], last_offset: u64, max_timestamp: i64) -> Result<()> {
+    pub(crate) fn append(
+        &mut self,
+        batch: &[u8],
+        last_offset: u64,
+        max_timestamp: i64,
+        now: i64,
+    ) -> Result<()> {
         let indexer = match &mut self.indexer {
             Some(indexer) => indexer,
             None => {
@@ -619,6 +755,7 @@ impl ActiveSegment {
             return Err(error);
         }
         indexer.note_raw(last_offset, self.position, batch.len() as u64, max_timestamp)?;
+        self.segment.appended_at.store(now, Ordering::Relaxed);
         if self.position == 0 {
             self.rolling_timestamp = Some(max_timestamp);
         }
@@ -665,6 +802,9 @@ impl ActiveSegment {
         let active = self.segment;
         let sealed =
             Segment::sealed(Arc::clone(&active.log), active.directory.clone(), active.index_interval);
+        sealed.aborted.lock().clone_from(&active.aborted.lock());
+        sealed.aborted_unsaved.store(active.aborted_unsaved.load(Ordering::Acquire), Ordering::Release);
+        sealed.appended_at.store(active.appended_at.load(Ordering::Acquire), Ordering::Release);
         if let Some(indexes) = active.indexes.load_full() {
             // An entry that is refused would only have been a hint.
             let _ = Indexer::new(Arc::clone(&indexes), 0).finish();
