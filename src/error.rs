@@ -137,14 +137,14 @@ pub enum Error {
         reason: &'static str,
     },
 
-    /// A record, batch or request is larger than the limit that applies.
-    #[error("{what} of {size} bytes is larger than the limit of {limit} ({setting})")]
+    /// Something is larger than the limit that applies to it.
+    #[error("{what} would be {size}, and the limit is {limit} ({setting})")]
     TooLarge {
         /// What is too large.
         what: &'static str,
-        /// Its size in bytes.
+        /// Its size, in bytes unless it is a number of something.
         size: u64,
-        /// The limit in bytes.
+        /// The limit.
         limit: u64,
         /// The setting that holds the limit.
         setting: &'static str,
@@ -226,8 +226,19 @@ pub enum Error {
         partition: String,
         /// The producer.
         producer_id: i64,
-        /// Whose epoch it is: `producer epoch`, `coordinator epoch` or `leader epoch`.
+        /// Whose epoch it is: `producer epoch` or `coordinator epoch`.
         what: &'static str,
+        /// The epoch that was offered.
+        found: i32,
+        /// The epoch that is known.
+        current: i32,
+    },
+
+    /// A leader that a newer one has replaced (Kafka's `FENCED_LEADER_EPOCH`).
+    #[error("{partition} refuses leader epoch {found}: epoch {current} has replaced it")]
+    LeaderFenced {
+        /// The partition, as `topic-number`.
+        partition: String,
         /// The epoch that was offered.
         found: i32,
         /// The epoch that is known.
@@ -356,7 +367,7 @@ impl Error {
             Error::PolicyViolation { .. } => 44,
             Error::OutOfOrderSequence { .. } => 45,
             Error::Fenced { what: "coordinator epoch", .. } => 52,
-            Error::Fenced { what: "leader epoch", .. } => 74,
+            Error::LeaderFenced { .. } => 74,
             Error::Fenced { .. } => 47,
             Error::InvalidTransactionState { .. } => 48,
             Error::StorageFull { .. }

@@ -48,8 +48,9 @@ mod types;
 pub use error::{Error, FormatError, Result};
 pub use format::{Record, RecordBatch, StoredRecord};
 pub use partition::{
-    AppendOptions, Appended, CleanupPolicy, CompressionType, Damage, Durability, FetchOptions, Fetched,
-    Isolation, LogConfig, Partition, Records, RecoveryReport, TimestampOffset,
+    AppendOptions, Appended, CleanupPolicy, CompressionType, Damage, Durability, EpochEnd, Expired,
+    FetchOptions, Fetched, Isolation, LogConfig, OpenTransaction, Partition, PartitionStats, ProducerState,
+    Records, RecoveryReport, RetentionTime, TimestampOffset,
 };
 pub use storage::{
     IndexEntry, OffsetIndex, Segment, SegmentBatches, TimeIndex, TimeIndexEntry, TransactionIndex,

@@ -7,10 +7,13 @@ use std::cell::RefCell;
 
 use bytes::Bytes;
 
+use super::commit::Written;
+use super::producers::{BatchKind, BatchMetadata, Origin, ProducerBatch};
 use super::{CompressionType, Durability, Log, LogConfig, Partition, State, Writer};
 use crate::error::{Error, FormatError, Result};
 use crate::format::{
-    self, BatchBuilder, BatchOptions, Codec, Compression, Record, RecordBatch, RecordSet, TimestampType,
+    self, BatchBuilder, BatchHeader, BatchOptions, Codec, Compression, EndTransactionMarker, Record,
+    RecordBatch, RecordSet, TimestampType, increment_sequence,
 };
 use crate::types::OFFSET_MAX;
 
@@ -25,12 +28,26 @@ pub struct Appended {
     /// The time given to the records if the topic stamps them (`message.timestamp.type=LogAppendTime`), in
     /// milliseconds since the epoch.
     pub append_time: Option<i64>,
+    /// Whether it was appended before, by the same producer under the same sequence numbers: then nothing was
+    /// written now, and the offsets are those of the first time.
+    pub duplicate: bool,
 }
 
 /// How one append differs from what its topic says.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct AppendOptions {
     durability: Option<Durability>,
+    producer: Option<Producer>,
+    coordinator: bool,
+}
+
+/// Who appends, where that matters.
+#[derive(Debug, Clone, Copy)]
+struct Producer {
+    id: i64,
+    epoch: i16,
+    base_sequence: i32,
+    transactional: bool,
 }
 
 impl AppendOptions {
@@ -43,6 +60,37 @@ impl AppendOptions {
     pub fn durability(mut self, at_least: Durability) -> Self {
         self.durability = Some(at_least);
         self
+    }
+
+    /// As the next batch of an idempotent producer: its records have the sequence numbers from `base_sequence` on.
+    /// Appended again, it is recognised ([`Appended::duplicate`]); out of order, it is refused. Ids, epochs and
+    /// sequences are not negative; after `i32::MAX` comes 0. An encoded batch says all this itself.
+    #[must_use]
+    pub fn idempotent(mut self, producer_id: i64, producer_epoch: i16, base_sequence: i32) -> Self {
+        let (id, epoch) = (producer_id, producer_epoch);
+        self.producer = Some(Producer { id, epoch, base_sequence, transactional: false });
+        self
+    }
+
+    /// As [`idempotent`](Self::idempotent), in the producer's transaction, which the first such batch opens and
+    /// [`Partition::end_transaction`] ends. Readers of committed data see it once it is committed.
+    #[must_use]
+    pub fn transactional(mut self, producer_id: i64, producer_epoch: i16, base_sequence: i32) -> Self {
+        let (id, epoch) = (producer_id, producer_epoch);
+        self.producer = Some(Producer { id, epoch, base_sequence, transactional: true });
+        self
+    }
+
+    /// On behalf of a coordinator (Kafka's origin `COORDINATOR`): epochs are checked, sequences are not, and
+    /// repetitions are not looked for. Offsets committed in a transaction are appended so.
+    #[must_use]
+    pub fn coordinator(mut self) -> Self {
+        self.coordinator = true;
+        self
+    }
+
+    fn origin(&self) -> Origin {
+        if self.coordinator { Origin::Coordinator } else { Origin::Client }
     }
 }
 
@@ -61,6 +109,14 @@ struct Prepared<'a> {
     append_time: Option<i64>,
     /// The time of the append.
     now: i64,
+    /// What concerns its producer, if it has one; its offsets are given with those of the batch.
+    producer: Option<ProducerBatch>,
+}
+
+/// What became of a batch under the writer lock.
+enum Placed {
+    New { base_offset: u64, last_offset: u64 },
+    Before(BatchMetadata),
 }
 
 impl Partition {
@@ -71,6 +127,8 @@ impl Partition {
     /// - [`Error::StorageFull`]: there is no room now; try again when there is.
     /// - [`Error::Io`]: writing or syncing failed. Whether the record will be there after a restart is unknown,
     ///   and the partition is poisoned.
+    /// - [`Error::Fenced`], [`Error::OutOfOrderSequence`], [`Error::InvalidTransactionState`]: its producer, if it
+    ///   has one, may not append it.
     /// - [`Error::Poisoned`], [`Error::Damaged`], [`Error::ReadOnly`], [`Error::Closed`]: appends are not taken.
     pub fn append(&self, record: &Record<'_>) -> Result<u64> {
         let appended = self.append_batch_with(std::slice::from_ref(record), AppendOptions::new())?;
@@ -95,12 +153,70 @@ impl Partition {
         let now = log.clock.now();
         check_records(records, &config, now)?;
         with_scratch(|scratch| {
-            let max_timestamp = encode(records, &config, now, scratch)?;
+            let max_timestamp = encode(records, &config, now, options.producer, scratch)?;
             check_batch_size(scratch.len(), &config)?;
             let append_time = (config.message_timestamp_type == TimestampType::LogAppendTime).then_some(now);
             let count = records.len() as u64;
-            log.write(Prepared { bytes: scratch, count, max_timestamp, append_time, now }, &config, options)
+            let producer = options.producer.map(|producer| producer.batch(count, max_timestamp));
+            let batch = Prepared { bytes: scratch, count, max_timestamp, append_time, now, producer };
+            log.write(batch, &config, options)
         })
+    }
+
+    /// Appends the marker that ends a producer's transaction on this partition: for transaction coordinators. From
+    /// then on readers of committed data get its records, or never will. Without an open transaction it only says
+    /// what the latest epochs are.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`] if a newer epoch of the producer, or of the coordinator, is known; otherwise as
+    /// [`append`](Self::append).
+    ///
+    /// ```
+    /// use annals::format::EndTransactionMarker;
+    /// use annals::{AppendOptions, Isolation, Record, Store, TopicConfig};
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// let store = Store::open(directory.path())?;
+    /// let log = store.create_topic("payments", TopicConfig::new())?.partition(0)?;
+    /// log.append_batch_with(&[Record::new("10 EUR")], AppendOptions::new().transactional(7, 0, 0))?;
+    /// assert_eq!((log.last_stable_offset(), log.log_end()), (0, 1));
+    ///
+    /// let commit = EndTransactionMarker { coordinator_epoch: 0, commit: true };
+    /// log.end_transaction(7, 0, commit, AppendOptions::new())?;
+    /// assert_eq!(log.last_stable_offset(), 2); // the marker has an offset, too
+    /// assert_eq!(log.read_from_with(0, Isolation::ReadCommitted)?.count(), 1);
+    /// # Ok::<(), annals::Error>(())
+    /// ```
+    pub fn end_transaction(
+        &self,
+        producer_id: i64,
+        producer_epoch: i16,
+        marker: EndTransactionMarker,
+        options: AppendOptions,
+    ) -> Result<Appended> {
+        let log = &*self.log;
+        let config = log.config.load();
+        let now = log.clock.now();
+        let invalid = |source| Error::InvalidBatch { source };
+        let fields =
+            BatchOptions { default_timestamp: now, producer_id, producer_epoch, ..BatchOptions::default() };
+        let mut bytes = marker.encode_batch(&fields).map_err(invalid)?;
+        let append_time = (config.message_timestamp_type == TimestampType::LogAppendTime).then_some(now);
+        if append_time.is_some() {
+            format::stamp_append_time(&mut bytes, now).map_err(invalid)?;
+        }
+        let producer = Some(ProducerBatch {
+            producer_id,
+            producer_epoch,
+            base_sequence: -1,
+            last_sequence: -1,
+            first_offset: 0,
+            last_offset: 0,
+            max_timestamp: now,
+            kind: BatchKind::Marker(marker),
+        });
+        let batch =
+            Prepared { bytes: &mut bytes, count: 1, max_timestamp: now, append_time, now, producer };
+        log.write(batch, &config, options.coordinator())
     }
 
     /// Appends one batch that a client encoded (magic 2), after checking all of it: what a server does with a
@@ -122,7 +238,37 @@ impl Partition {
         check_batch_size(bytes.len(), &config)?;
         let (max_timestamp, append_time) = stamp_time(&mut bytes, &parsed, &records, &config, now)?;
         let count = records.len() as u64;
-        log.write(Prepared { bytes: &mut bytes, count, max_timestamp, append_time, now }, &config, options)
+        let producer = Producer::of(parsed.header()).map(|producer| producer.batch(count, max_timestamp));
+        let batch = Prepared { bytes: &mut bytes, count, max_timestamp, append_time, now, producer };
+        log.write(batch, &config, options)
+    }
+}
+
+impl Producer {
+    fn of(header: &BatchHeader) -> Option<Self> {
+        Some(Producer {
+            id: header.producer_id?,
+            epoch: header.producer_epoch,
+            base_sequence: header.base_sequence,
+            transactional: header.transactional,
+        })
+    }
+
+    /// What its state has to know of a batch of so many records.
+    fn batch(&self, count: u64, max_timestamp: i64) -> ProducerBatch {
+        let span = i32::try_from(count - 1).unwrap_or(i32::MAX);
+        let last_sequence =
+            if self.base_sequence < 0 { -1 } else { increment_sequence(self.base_sequence, span) };
+        ProducerBatch {
+            producer_id: self.id,
+            producer_epoch: self.epoch,
+            base_sequence: self.base_sequence,
+            last_sequence,
+            first_offset: 0,
+            last_offset: count - 1,
+            max_timestamp,
+            kind: BatchKind::Data { transactional: self.transactional },
+        }
     }
 }
 
@@ -191,14 +337,31 @@ fn check_batch_size(size: usize, config: &LogConfig) -> Result<()> {
 }
 
 /// Encodes the records into the buffer. Returns the largest timestamp.
-fn encode(records: &[Record<'_>], config: &LogConfig, now: i64, buffer: &mut Vec<u8>) -> Result<i64> {
-    let options = BatchOptions {
+fn encode(
+    records: &[Record<'_>],
+    config: &LogConfig,
+    now: i64,
+    producer: Option<Producer>,
+    buffer: &mut Vec<u8>,
+) -> Result<i64> {
+    let mut options = BatchOptions {
         codec: config.codec().unwrap_or_default(),
         timestamp_type: config.message_timestamp_type,
         default_timestamp: now,
         append_time: now,
         ..BatchOptions::default()
     };
+    if let Some(producer) = producer {
+        let missing = |what, found: i64| {
+            let source = FormatError::Invalid { what, found, expected: "at least 0" };
+            Err(Error::InvalidBatch { source })
+        };
+        if producer.id < 0 {
+            return missing("producer id", producer.id);
+        }
+        (options.producer_id, options.producer_epoch) = (producer.id, producer.epoch);
+        (options.base_sequence, options.transactional) = (producer.base_sequence, producer.transactional);
+    }
     let mut builder = BatchBuilder::with_buffer(options, std::mem::take(buffer));
     for (index, record) in records.iter().enumerate() {
         builder.push(record).map_err(|error| Error::InvalidRecord { index, reason: error.to_string() })?;
@@ -308,22 +471,51 @@ impl Log {
             options.durability.map_or(config.durability, |asked| asked.stronger(config.durability));
         let size = batch.bytes.len() as u64;
         let (append_time, count) = (batch.append_time, batch.count);
-        let (base_offset, last_offset, written, rolled) = {
+        let (placed, written, rolled) = {
             let mut writer = self.ready_writer()?;
-            let (base_offset, last_offset) = self.place(&mut writer, batch, config)?;
+            let placed = self.place(&mut writer, batch, config, options.origin())?;
             if durability != Durability::Synced {
-                let (position, end) = (writer.active.position(), writer.next_offset);
-                self.publish(writer.unsynced.iter(), writer.active.segment(), position, end);
+                self.publish_written(&mut writer);
             }
-            (base_offset, last_offset, writer.written(), std::mem::take(&mut writer.rolled))
+            (placed, writer.written(), std::mem::take(&mut writer.rolled))
+        };
+        let (base_offset, last_offset) = match placed {
+            Placed::New { base_offset, last_offset } => (base_offset, last_offset),
+            Placed::Before(batch) => return self.acknowledge_again(batch, written, config, durability),
         };
         self.settle(config, written, size, count, durability)?;
         self.keep_up(rolled, size);
-        Ok(Appended { base_offset, last_offset, append_time })
+        Ok(Appended { base_offset, last_offset, append_time, duplicate: false })
+    }
+
+    /// Lets readers have all that was written, without waiting for the disk.
+    pub(super) fn publish_written(&self, writer: &mut Writer) {
+        let (position, end) = (writer.active.position(), writer.next_offset);
+        self.publish(writer.unsynced.iter(), writer.active.segment(), position, end);
+        self.settle_transactions(writer);
+    }
+
+    /// The answer to a batch that was appended before. It is as durable as the first one was to be.
+    fn acknowledge_again(
+        &self,
+        batch: BatchMetadata,
+        written: Written,
+        config: &LogConfig,
+        durability: Durability,
+    ) -> Result<Appended> {
+        let end = batch.last_offset + 1;
+        self.settle(config, Written { end, ..written }, 0, 0, durability)?;
+        let stamped = config.message_timestamp_type == TimestampType::LogAppendTime;
+        Ok(Appended {
+            base_offset: batch.base_offset(),
+            last_offset: batch.last_offset,
+            append_time: stamped.then_some(batch.timestamp),
+            duplicate: true,
+        })
     }
 
     /// The writer, if appends are taken. One poisoned by something that passes, a full disk, heals by itself (P7).
-    fn ready_writer(&self) -> Result<parking_lot::MutexGuard<'_, Writer>> {
+    pub(super) fn ready_writer(&self) -> Result<parking_lot::MutexGuard<'_, Writer>> {
         let mut writer = self.writer.lock();
         if matches!(writer.state, State::Poisoned { retry: true, .. }) {
             drop(writer);
@@ -335,38 +527,86 @@ impl Log {
     }
 
     /// Under the writer lock: gives the batch its offsets and writes it. If that fails, nothing has changed.
-    fn place(&self, writer: &mut Writer, batch: Prepared<'_>, config: &LogConfig) -> Result<(u64, u64)> {
-        let Prepared { bytes, count, max_timestamp, now, .. } = batch;
+    fn place(
+        &self,
+        writer: &mut Writer,
+        mut batch: Prepared<'_>,
+        config: &LogConfig,
+        origin: Origin,
+    ) -> Result<Placed> {
         let base_offset = writer.next_offset;
-        let last_offset = base_offset.saturating_add(count - 1);
-        if last_offset >= OFFSET_MAX {
-            let limit = OFFSET_MAX;
-            return Err(Error::TooLarge {
-                what: "an offset",
-                size: last_offset,
-                limit,
-                setting: "Kafka's format",
-            });
+        let last_offset = base_offset.saturating_add(batch.count - 1);
+        check_last_offset(last_offset)?;
+        if let Some(producer) = &mut batch.producer {
+            (producer.first_offset, producer.last_offset) = (base_offset, last_offset);
+            if let Some(before) = writer.producers.duplicate_of(producer).filter(|_| origin == Origin::Client) {
+                return Ok(Placed::Before(before));
+            }
+            let max_producers = config.max_producers as usize;
+            writer.producers.check(producer, origin, &self.id, max_producers)?;
         }
+        let size = batch.bytes.len() as u64;
         let placed = (|| {
-            let size = bytes.len() as u64;
-            self.roll_if_full(writer, config, size, last_offset, max_timestamp, now)?;
-            format::stamp(bytes, base_offset, writer.leader_epoch)
+            self.roll_if_full(writer, config, size, last_offset, batch.max_timestamp, batch.now)?;
+            format::stamp(batch.bytes, base_offset, writer.leader_epoch)
                 .map_err(|source| Error::InvalidBatch { source })?;
-            writer.active.append(bytes, last_offset, max_timestamp, now)
+            writer.active.append(batch.bytes, last_offset, batch.max_timestamp, batch.now)
         })();
-        match placed {
-            Ok(()) => {
-                writer.next_offset = last_offset + 1;
-                Ok((base_offset, last_offset))
-            }
-            Err(error) => {
-                // No room and no descriptor are refusals, after which the next append may well work.
-                if !matches!(error, Error::StorageFull { .. } | Error::TooManyOpenFiles { .. }) {
-                    writer.poison("an append", &error);
-                }
-                Err(error)
-            }
+        if let Err(error) = placed {
+            writer.refuse_or_poison(&error);
+            return Err(error);
+        }
+        writer.next_offset = last_offset + 1;
+        writer.appends.count(batch.count, size);
+        self.note_appended(writer, batch.producer.as_ref(), base_offset, batch.now);
+        Ok(Placed::New { base_offset, last_offset })
+    }
+
+    /// Takes note of what a batch that was just written means for its producer and its leader.
+    pub(super) fn note_appended(
+        &self,
+        writer: &mut Writer,
+        producer: Option<&ProducerBatch>,
+        base_offset: u64,
+        now: i64,
+    ) {
+        if writer.noted_epoch != Some(writer.leader_epoch) {
+            self.epochs.lock().assign(writer.leader_epoch, base_offset);
+            writer.noted_epoch = Some(writer.leader_epoch);
+        }
+        self.note_producer(writer, producer, now);
+    }
+
+    pub(super) fn note_producer(&self, writer: &mut Writer, producer: Option<&ProducerBatch>, now: i64) {
+        let Some(producer) = producer else { return };
+        if let Some(aborted) = writer.producers.apply(producer, now) {
+            writer.active.segment().note_aborted(aborted);
+        }
+        if !matches!(producer.kind, BatchKind::Data { transactional: false }) {
+            self.note_unstable(writer);
+        }
+    }
+}
+
+/// Whether there are offsets left.
+pub(super) fn check_last_offset(last_offset: u64) -> Result<()> {
+    if last_offset >= OFFSET_MAX {
+        let limit = OFFSET_MAX;
+        return Err(Error::TooLarge {
+            what: "an offset",
+            size: last_offset,
+            limit,
+            setting: "Kafka's format",
+        });
+    }
+    Ok(())
+}
+
+impl Writer {
+    /// No room and no descriptor are refusals, after which the next append may well work. Anything else is not.
+    pub(super) fn refuse_or_poison(&mut self, error: &Error) {
+        if !matches!(error, Error::StorageFull { .. } | Error::TooManyOpenFiles { .. }) {
+            self.poison("an append", error);
         }
     }
 }

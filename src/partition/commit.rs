@@ -133,7 +133,10 @@ impl Log {
             writer.check_sync(&self.id)?;
             Round::new(&writer)
         };
-        if let Err(error) = self.sync_files(&round) {
+        let began = self.clock.monotonic();
+        let synced = self.sync_files(&round);
+        self.counters.synced(self.clock.monotonic().saturating_sub(began));
+        if let Err(error) = synced {
             self.writer.lock().poison("sync", &error);
             return Err(error);
         }
@@ -145,12 +148,17 @@ impl Log {
             writer.created_synced = writer.created_synced.max(created);
         }
         let segment = round.active.base_offset();
-        if writer.durable.offset <= round.end {
-            writer.durable = DurableMark { offset: round.end, segment, position: round.position };
+        {
+            let mut marks = self.marks.lock();
+            if marks.durable.offset <= round.end {
+                marks.durable = DurableMark { offset: round.end, segment, position: round.position };
+                marks.producers = !writer.producers.is_empty();
+            }
         }
         self.recovery_point.fetch_max(round.end, Ordering::AcqRel);
         // Still under the lock: another append's publication must not overtake the sealed segments of this one.
         self.publish(round.sealed.iter(), &round.active, round.position, round.end);
+        self.settle_transactions(&mut writer);
         drop(writer);
         Ok(round.end)
     }

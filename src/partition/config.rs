@@ -161,6 +161,18 @@ pub struct CleanupPolicy {
     pub compact: bool,
 }
 
+/// By which time records grow old (`annals.retention.by`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum RetentionTime {
+    /// By the largest timestamp of the records in a segment, as Kafka does. One record from the future keeps its
+    /// segment, and all behind it.
+    #[default]
+    Record,
+    /// By the time at which a segment was last appended to, whatever its records say.
+    Append,
+}
+
 /// The settings of one partition, resolved and in bounds; made by [`TopicConfig::resolve`].
 ///
 /// Times are milliseconds like timestamps, never negative; `i64::MAX` means never. `Option` is used where Kafka
@@ -224,6 +236,14 @@ pub struct LogConfig {
     pub unclean_leader_election_enable: bool,
     /// `annals.durability`: what an append survives once it has returned.
     pub durability: Durability,
+    /// `annals.replicated`: whether the high watermark is set by a replicator and does not follow the log end.
+    pub replicated: bool,
+    /// `annals.retention.by`: by which time `retention.ms` counts.
+    pub retention_by: RetentionTime,
+    /// `annals.producer.expiration.ms`: how long a producer is remembered after its last append.
+    pub producer_expiration_ms: i64,
+    /// `annals.max.producers`: how many producers are remembered at most; a batch of one more is refused.
+    pub max_producers: u32,
     /// `annals.max.decompressed.bytes`: the largest content of a compressed batch; one that holds more is refused
     /// while it is decompressed.
     pub max_decompressed_bytes: u32,

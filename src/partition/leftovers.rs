@@ -24,6 +24,10 @@ impl Recovery<'_> {
         if staged.iter().all(|(_, _, stage, _)| *stage == Stage::Final) {
             return Ok(());
         }
+        let on_the_way_out = |(_, kind, stage, _): &&(u64, FileKind, Stage, OsString)| {
+            *kind == FileKind::Log && *stage == Stage::Deleted
+        };
+        self.deleted = staged.iter().filter(on_the_way_out).map(|(base, ..)| *base).collect();
         let cleaned = staged.iter().filter(|(_, _, stage, _)| *stage == Stage::Cleaned);
         let first_cleaned = cleaned.map(|(offset, ..)| *offset).min().unwrap_or(u64::MAX);
         let swaps: Vec<_> = staged

@@ -2,29 +2,44 @@
 //!
 //! `log start <= last stable offset <= high watermark <= log end`, and `recovery point <= log end`, always.
 //!
-//! - [`append`](self): the write protocol, once (`append.rs`); when a segment is full (`roll.rs`); who waits for a
-//!   sync and who does it (`commit.rs`).
+//! - [`append`](self): the write protocol, once (`append.rs`), for leaders and for followers (`follow.rs`); when a
+//!   segment is full (`roll.rs`); who waits for a sync and who does it (`commit.rs`).
+//! - what is known of producers and their transactions (`producers.rs`), how that is kept (`snapshots.rs`), and
+//!   what readers of committed data pass over (`aborted.rs`); how far readers may look (`watermark.rs`).
+//! - which leader wrote what (`epochs.rs`).
 //! - reading without locks (`read.rs`), by time (`time.rs`).
+//! - what goes: old segments (`retention.rs`), old values (`compaction`), a wrong end (`truncation.rs`); and how
+//!   files go from under their readers (`removal.rs`).
 //! - what is found at opening, and what is done about it (`recovery.rs`): leftovers of interrupted changes
 //!   (`leftovers.rs`), bytes that may not be on disk (`doubt.rs`).
 //! - how it comes back after a failure, and how it is closed (`reopen.rs`).
 
+mod aborted;
 mod append;
 mod commit;
 mod config;
 mod doubt;
+mod epochs;
+mod follow;
 mod leftovers;
+mod producers;
 mod read;
 mod recovery;
+mod removal;
 mod reopen;
+mod retention;
 mod roll;
+mod snapshots;
+mod stats;
 mod time;
+mod truncation;
 mod wait;
+mod watermark;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -32,18 +47,29 @@ use parking_lot::Mutex;
 
 pub use append::{AppendOptions, Appended};
 pub use config::*;
+pub use epochs::EpochEnd;
+pub use producers::{OpenTransaction, ProducerState};
 pub use read::{FetchOptions, Fetched, Isolation, Records};
 pub use recovery::{Damage, RecoveryReport};
 pub(crate) use recovery::{PartitionCheckpoint, Unopened};
+pub use retention::Expired;
+pub use stats::PartitionStats;
 pub use time::TimestampOffset;
 
 use crate::clock::Clock;
 use crate::error::{Error, Result};
+use crate::format::ProducerSnapshot;
 use crate::fs::{FileSystem, full_path};
 use crate::storage::{ActiveSegment, FilePool, Segment};
 use crate::types::TopicPartition;
 use commit::Commit;
+use epochs::EpochCache;
+use producers::Producers;
+use removal::Removals;
+use snapshots::Snapshots;
+use stats::{Appends, Counters};
 use wait::Waiters;
+use watermark::Watermarks;
 
 /// One ordered, durable, replayable log. A cheap handle: clone it, send it, share it.
 ///
@@ -81,7 +107,7 @@ struct Log {
     directory: PathBuf,
     pool: Arc<FilePool>,
     clock: Arc<dyn Clock>,
-    checkpoints: Arc<dyn CheckpointSink>,
+    surroundings: Arc<dyn Surroundings>,
     config: ArcSwap<LogConfig>,
     /// Whether offsets may be missing between batches: compacted, or written by somebody else. If not, a gap is
     /// damage.
@@ -92,14 +118,25 @@ struct Log {
     /// One more than the last offset that readers may have. Stored after the bytes below it were published in
     /// their segment, so whoever loads it finds them there.
     log_end: AtomicU64,
+    watermarks: Watermarks,
     /// Offsets below it are known to be on disk.
     recovery_point: AtomicU64,
+    /// What is to be written down of the partition. Taken last of all locks, and for a moment only.
+    marks: Mutex<Marks>,
     bytes_since_checkpoint: AtomicU64,
     /// Whether any append was promised an interval, which then has to be looked after.
     interval_asked: AtomicBool,
     writer: Mutex<Writer>,
     commit: Commit,
     waiters: Waiters,
+    epochs: Mutex<EpochCache>,
+    snapshots: Snapshots,
+    removals: Removals,
+    counters: Counters,
+    /// Held by whoever compacts, or keeps others from it.
+    compacting: Mutex<()>,
+    /// Tells whoever compacts to give up.
+    compaction_stop: AtomicUsize,
     /// Chance, for the share of `segment.jitter.ms` that each segment gets.
     roll_seed: u64,
     /// Held while sealed segments are tidied up and checkpoints are made.
@@ -125,9 +162,29 @@ struct Writer {
     /// Counts files created in the directory; and how many of them the directory was synced for.
     created: u64,
     created_synced: u64,
+    /// The epoch in which this partition leads; what it appends is stamped with it.
+    leader_epoch: i32,
+    /// The epoch that the epoch cache was last told, so that an append need not ask it.
+    noted_epoch: Option<i32>,
+    producers: Producers,
+    /// What was known of producers when a segment was begun, for a file that is not written yet.
+    unsaved_snapshots: Vec<(u64, ProducerSnapshot)>,
+    appends: Appends,
+}
+
+/// What is to be written down of a partition, so that the next opening need not find it out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Marks {
     /// How far the log is known to be on disk, and where that is.
     durable: DurableMark,
-    leader_epoch: i32,
+    /// Whether any producer was known when that was so.
+    producers: bool,
+    /// The first offset that compaction has not been over.
+    first_dirty: Option<u64>,
+    /// The CRC-32 of the leader-epoch file.
+    epochs_checksum: u32,
+    /// The topic was deleted: nothing is to be written down any more.
+    deleted: bool,
 }
 
 /// A place in the log up to which everything is known to be on disk.
@@ -163,10 +220,13 @@ enum State {
     Deleted,
 }
 
-/// Where the partition reports that its recovery point moved far enough to be written down.
-pub(crate) trait CheckpointSink: fmt::Debug + Send + Sync {
+/// What a partition asks of the store around it.
+pub(crate) trait Surroundings: fmt::Debug + Send + Sync {
     /// Writes the recovery points of all partitions to disk.
     fn checkpoint(&self) -> Result<()>;
+
+    /// Writes down that offsets may be missing from this partition from now on.
+    fn allow_gaps(&self, id: &TopicPartition) -> Result<()>;
 }
 
 impl Partition {
@@ -190,15 +250,6 @@ impl Partition {
         self.log.log_end.load(Ordering::Acquire)
     }
 
-    /// Offsets below it may be read. Without replication it is the log end.
-    pub fn high_watermark(&self) -> u64 {
-        self.log_end()
-    }
-
-    /// Offsets below it belong to no undecided transaction. Without transactions it is the high watermark.
-    pub fn last_stable_offset(&self) -> u64 {
-        self.high_watermark()
-    }
 
     /// Offsets below it are known to be on disk. After a crash, reading begins here to find the end.
     pub fn recovery_point(&self) -> u64 {
@@ -240,7 +291,16 @@ impl Partition {
     /// # Errors
     /// [`Error::Closed`] if the store is closed meanwhile.
     pub fn wait_for(&self, offset: u64, timeout: Duration) -> Result<bool> {
-        self.log.wait_for(offset, timeout)
+        self.log.wait_for(offset, Isolation::ReadUncommitted, timeout)
+    }
+
+    /// As [`wait_for`](Self::wait_for), for a reader of that isolation: one of committed data waits until the
+    /// transaction that holds the record is ended.
+    ///
+    /// # Errors
+    /// As [`wait_for`](Self::wait_for).
+    pub fn wait_for_with(&self, offset: u64, isolation: Isolation, timeout: Duration) -> Result<bool> {
+        self.log.wait_for(offset, isolation, timeout)
     }
 
     /// Opens a poisoned partition for appends again, by recovering it in place: unacknowledged bytes behind the
@@ -264,10 +324,30 @@ impl Partition {
         self.log.accept_loss(first_lost)
     }
 
+    /// What is known of the producers that appended with an id, ordered by it.
+    pub fn producers(&self) -> Vec<ProducerState> {
+        self.log.writer.lock().producers.active()
+    }
+
+    /// The transactions that are neither committed nor aborted, oldest first: what readers of committed data wait
+    /// for.
+    pub fn open_transactions(&self) -> Vec<OpenTransaction> {
+        self.log.writer.lock().producers.open_transactions()
+    }
+
+    /// Begins a new segment, unless the active one is empty.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    pub fn roll(&self) -> Result<()> {
+        self.log.roll_now()
+    }
+
     pub(crate) fn set_config(&self, config: LogConfig) {
         if config.cleanup_policy.compact {
             self.log.sparse.store(true, Ordering::Relaxed);
         }
+        self.log.follow_config(&config);
         self.log.config.store(Arc::new(config));
     }
 
@@ -295,6 +375,7 @@ impl Partition {
     /// Ends appends and waits at once, without syncing anything: the partition is being deleted.
     pub(crate) fn abandon(&self) {
         self.log.writer.lock().state = State::Deleted;
+        self.log.marks.lock().deleted = true;
         self.log.waiters.close();
     }
 }
@@ -321,6 +402,15 @@ impl Log {
     /// Whether a gap between offsets is damage.
     fn dense(&self) -> bool {
         !self.sparse.load(Ordering::Relaxed)
+    }
+
+    /// Makes sure that a gap which is about to come is not taken for damage later.
+    fn allow_gaps(&self) -> Result<()> {
+        if self.dense() {
+            self.surroundings.allow_gaps(&self.id)?;
+            self.sparse.store(true, Ordering::Relaxed);
+        }
+        Ok(())
     }
 }
 

@@ -7,9 +7,10 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::aborted::AbortedRanges;
 use super::{Log, Partition};
 use crate::error::{Error, FormatError, Result};
-use crate::format::{IntoRecords, RecordBatch, StoredRecord};
+use crate::format::{AbortedTransaction, IntoRecords, RecordBatch, StoredRecord};
 use crate::storage::{BatchReader, Segment, Unreadable, find_batch_after};
 
 /// Up to which position a reader may look (Kafka's `FetchIsolation`).
@@ -19,8 +20,11 @@ pub enum Isolation {
     /// Everything readable, undecided transactions included: up to the high watermark.
     #[default]
     ReadUncommitted,
-    /// Up to the last stable offset.
+    /// Up to the last stable offset, and nothing of aborted transactions. A [`fetch`](Partition::fetch) hands out
+    /// whole batches and says what was aborted, as Kafka's protocol does.
     ReadCommitted,
+    /// Everything that is there, also above the high watermark: for replication alone.
+    LogEnd,
 }
 
 /// What a [`fetch`](Partition::fetch) should bring.
@@ -69,10 +73,13 @@ pub struct Fetched {
     pub high_watermark: u64,
     /// Offsets below it belonged to no undecided transaction.
     pub last_stable_offset: u64,
+    /// The aborted transactions that have data among the batches; asked for by [`Isolation::ReadCommitted`] alone.
+    pub aborted: Vec<AbortedTransaction>,
 }
 
 impl Partition {
-    /// The records from `offset` on, in order, to the end of the log; control records are left out.
+    /// The records from `offset` on, in order, to the end of the log; control records are left out, and those of
+    /// transactions come whether committed or not.
     ///
     /// If the offset was removed by compaction, reading begins at the next one that is there. The iterator ends at
     /// the end of the log and goes on when called again after more was appended. Damage comes as an error, after
@@ -81,9 +88,19 @@ impl Partition {
     /// # Errors
     /// [`Error::OffsetOutOfRange`] if the offset lies before the log start or behind the log end.
     pub fn read_from(&self, offset: u64) -> Result<Records> {
+        self.read_from_with(offset, Isolation::ReadUncommitted)
+    }
+
+    /// As [`read_from`](Self::read_from), to the end that an isolation level has; with
+    /// [`Isolation::ReadCommitted`], without the records of aborted transactions.
+    ///
+    /// # Errors
+    /// As [`read_from`](Self::read_from).
+    pub fn read_from_with(&self, offset: u64, isolation: Isolation) -> Result<Records> {
         self.log.check_range(offset)?;
         let cursor = Cursor::new(Arc::clone(&self.log), offset);
-        Ok(Records { cursor, current: None, isolation: Isolation::ReadUncommitted })
+        let (aborted, current) = (AbortedRanges::default(), None);
+        Ok(Records { cursor, current, isolation, aborted, read: (0, 0) })
     }
 
     /// Whole stored batches from the one that holds `offset` on, as a server hands them to its clients.
@@ -112,9 +129,14 @@ impl Partition {
             }
         }
         let log = &self.log;
+        log.counters.read(batches.len() as u64, bytes);
+        let aborted = match options.isolation {
+            Isolation::ReadCommitted if !batches.is_empty() => log.collect_aborted(offset, next_offset)?,
+            _ => Vec::new(),
+        };
         let (log_start, high_watermark) = (log.log_start.load(Ordering::Acquire), self.high_watermark());
         let last_stable_offset = self.last_stable_offset();
-        Ok(Fetched { batches, next_offset, log_start, high_watermark, last_stable_offset })
+        Ok(Fetched { batches, next_offset, log_start, high_watermark, last_stable_offset, aborted })
     }
 }
 
@@ -128,11 +150,6 @@ impl Log {
         }
         Ok(())
     }
-
-    /// The offset below which a reader may look.
-    fn bound(&self, _isolation: Isolation) -> u64 {
-        self.log_end.load(Ordering::Acquire)
-    }
 }
 
 /// The records of a partition from some offset on; made by [`Partition::read_from`].
@@ -143,6 +160,10 @@ pub struct Records {
     cursor: Cursor,
     current: Option<IntoRecords>,
     isolation: Isolation,
+    /// What was aborted around the place where the cursor is.
+    aborted: AbortedRanges,
+    /// Batches and bytes handed out and not counted yet.
+    read: (u64, u64),
 }
 
 impl Records {
@@ -157,14 +178,33 @@ impl Records {
         self.cursor.skip_damage()
     }
 
+    /// Whether a batch belongs to an aborted transaction that the reader is not to see.
+    fn is_aborted(&mut self, batch: &RecordBatch, bound: u64) -> Result<bool> {
+        let header = batch.header();
+        if self.isolation != Isolation::ReadCommitted || !header.transactional {
+            return Ok(false);
+        }
+        if std::mem::take(&mut self.cursor.moved) {
+            self.aborted = AbortedRanges::default();
+        }
+        if self.aborted.end < header.next_offset() {
+            // Segment by segment, so that memory does not grow with the log.
+            let end = self.cursor.segment_end(bound).max(header.next_offset());
+            self.aborted = self.cursor.log.aborted_ranges(header.base_offset, end)?;
+        }
+        Ok(self.aborted.hold(header))
+    }
+
     fn next_set(&mut self) -> Result<Option<IntoRecords>> {
         let bound = self.cursor.log.bound(self.isolation);
+        self.cursor.check_end()?;
         while let Some(batch) = self.cursor.next(bound)? {
             let header = batch.header();
-            if header.control {
+            if header.control || self.is_aborted(&batch, bound)? {
                 self.cursor.wanted = header.next_offset();
                 continue;
             }
+            self.read = (self.read.0 + 1, self.read.1 + header.size);
             let limit = self.cursor.log.config.load().max_decompressed_bytes as usize;
             return match batch.records(limit) {
                 Ok(records) => {
@@ -179,6 +219,12 @@ impl Records {
             };
         }
         Ok(None)
+    }
+}
+
+impl Drop for Records {
+    fn drop(&mut self) {
+        self.cursor.log.counters.read(self.read.0, self.read.1);
     }
 }
 
@@ -217,12 +263,25 @@ pub(super) struct Cursor {
     place: Option<Place>,
     /// Where to go on after damage, if it stopped us.
     stopped: Option<Behind>,
+    /// Whether the segments changed under it since somebody asked.
+    moved: bool,
 }
 
 #[derive(Debug)]
 struct Place {
     segment: Arc<Segment>,
     reader: BatchReader,
+    /// The truncations that its log file had seen when the place was found.
+    cuts: u64,
+}
+
+impl Place {
+    /// The beginning of a segment.
+    fn start_of(segment: &Arc<Segment>) -> Self {
+        let cuts = segment.log().cuts();
+        let reader = BatchReader::new(Arc::clone(segment.log()), 0);
+        Place { segment: Arc::clone(segment), reader, cuts }
+    }
 }
 
 /// What lies behind damage.
@@ -238,7 +297,7 @@ enum Behind {
 
 impl Cursor {
     pub(super) fn new(log: Arc<Log>, wanted: u64) -> Self {
-        Cursor { log, wanted, follows: None, place: None, stopped: None }
+        Cursor { log, wanted, follows: None, place: None, stopped: None, moved: false }
     }
 
     /// The next batch with offsets from `wanted` on, or `None` at the bound.
@@ -253,7 +312,13 @@ impl Cursor {
             let Some(place) = &mut self.place else { return Ok(None) };
             let end = place.segment.size();
             let position = place.reader.position();
-            match place.reader.next(end) {
+            let read = place.reader.next(end);
+            if place.cuts != place.segment.log().cuts() {
+                // Truncated meanwhile: what was read may be what was cut, or what was written there since.
+                self.find_anew();
+                continue;
+            }
+            match read {
                 Ok(Some(batch)) => {
                     if let Some(detail) = self.out_of_order(&batch).or_else(|| self.contradicted(&batch, end))
                     {
@@ -266,6 +331,8 @@ impl Cursor {
                     }
                 }
                 Ok(None) => self.next_segment(bound)?,
+                // Its files are gone by now. What it held is in another segment, or was deleted.
+                Err(Unreadable::Failed(_)) if !self.is_current() => self.find_anew(),
                 Err(Unreadable::Failed(error)) => return Err(error),
                 Err(Unreadable::Damaged(error)) => self.damaged(position, end, &error)?,
             }
@@ -307,8 +374,57 @@ impl Cursor {
         Some(self.wanted)
     }
 
+    /// Looks for the place again, with the next call: the segments are not what they were.
+    fn find_anew(&mut self) {
+        self.wanted = self.wanted.max(self.follows.unwrap_or(0));
+        (self.place, self.follows) = (None, None);
+        self.moved = true;
+    }
+
+    /// Whether the segment at hand is still part of the log: not deleted, compacted or truncated meanwhile.
+    fn is_current(&self) -> bool {
+        let Some(place) = &self.place else { return true };
+        let base = place.segment.base_offset();
+        let segments = self.log.segments.load();
+        let at = segments.partition_point(|segment| segment.base_offset() < base);
+        // The active one is another value once it is sealed, of the same file.
+        segments.get(at).is_some_and(|segment| Arc::ptr_eq(segment.log(), place.segment.log()))
+    }
+
+    /// Where the segment at hand ends, or the bound if that comes first.
+    fn segment_end(&self, bound: u64) -> u64 {
+        let base = self.place.as_ref().map_or(0, |place| place.segment.base_offset());
+        let segments = self.log.segments.load();
+        let after = segments.partition_point(|segment| segment.base_offset() <= base);
+        segments.get(after).map_or(bound, |next| next.base_offset().min(bound))
+    }
+
+    /// A truncation may have taken the log from before what is wanted.
+    fn check_end(&mut self) -> Result<()> {
+        let end = self.log.log_end.load(Ordering::Acquire);
+        if self.stopped.is_none() && self.wanted > end {
+            self.stopped = Some(Behind::End { offset: end });
+            return Err(self.out_of_range());
+        }
+        Ok(())
+    }
+
+    fn out_of_range(&self) -> Error {
+        Error::OffsetOutOfRange {
+            partition: self.log.id.to_string(),
+            requested: self.wanted,
+            log_start: self.log.log_start.load(Ordering::Acquire),
+            log_end: self.log.log_end.load(Ordering::Acquire),
+        }
+    }
+
     /// The segment and position from which to look for `wanted`.
     fn find_place(&mut self) -> Result<()> {
+        let log_start = self.log.log_start.load(Ordering::Acquire);
+        if self.wanted < log_start {
+            self.stopped = Some(Behind::End { offset: log_start });
+            return Err(self.out_of_range());
+        }
         let segments = self.log.segments.load();
         let at = segments.partition_point(|segment| segment.base_offset() <= self.wanted);
         let Some(segment) = at.checked_sub(1).and_then(|at| segments.get(at)) else {
@@ -318,11 +434,13 @@ impl Cursor {
             return Err(self.missing(from, to, "the log start says they should be there"));
         };
         let segment = Arc::clone(segment);
+        // Before anything is read.
+        let cuts = segment.log().cuts();
         let mut reader = segment.reader_for(self.wanted)?;
         // At the start of a segment its name says with which offset it begins.
         let first = (reader.position() == 0).then(|| segment.base_offset());
         self.follows = reader.skip_to(self.wanted, first, segment.size()).or(first);
-        self.place = Some(Place { segment, reader });
+        self.place = Some(Place { segment, reader, cuts });
         Ok(())
     }
 
@@ -356,11 +474,20 @@ impl Cursor {
     /// Moves on to the segment behind, at the end of this one.
     fn next_segment(&mut self, bound: u64) -> Result<()> {
         let Some(place) = &self.place else { return Ok(()) };
+        if !self.is_current() {
+            self.find_anew();
+            return Ok(());
+        }
         let base = place.segment.base_offset();
         let reached = self.follows.unwrap_or(base);
         let segments = self.log.segments.load();
         let next = segments.iter().find(|segment| segment.base_offset() > base);
         let Some(next) = next.map(Arc::clone) else {
+            if !self.log.dense() {
+                // The end of the log may lie behind a gap.
+                self.wanted = self.wanted.max(bound);
+                return Ok(());
+            }
             let error = self.missing(reached.max(self.wanted), bound, "the end of the log lies behind them");
             self.stopped = Some(Behind::End { offset: bound });
             return Err(error);
@@ -379,9 +506,8 @@ impl Cursor {
             self.stopped = Some(Behind::Segment { base_offset: next_base });
             return Err(error);
         }
-        let reader = BatchReader::new(Arc::clone(next.log()), 0);
         self.follows = Some(next_base);
-        self.place = Some(Place { segment: next, reader });
+        self.place = Some(Place::start_of(&next));
         Ok(())
     }
 

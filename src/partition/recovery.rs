@@ -18,21 +18,27 @@ use std::ffi::OsString;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use super::commit::Commit;
-use super::{CheckpointSink, DurableMark, Log, LogConfig, Partition, State, Writer, doubt};
+use super::epochs::EpochCache;
+use super::producers::Producers;
+use super::removal::Removals;
+use super::roll::{LEADER_EPOCHS, checksum_of};
+use super::snapshots::{Snapshots, Stretch, note, replay};
+use super::watermark::Watermarks;
+use super::{DurableMark, Log, LogConfig, Marks, Partition, State, Surroundings, Writer, doubt};
 use crate::clock::Clock;
 use crate::error::{Error, FormatError, Result};
-use crate::format::{BatchHeader, LeaderEpochs};
+use crate::format::{AbortedTransaction, BatchHeader, LeaderEpochs};
 use crate::fs::{EntryKind, full_path, read_file, remove_if_there, retry, sync_dir};
 use crate::storage::file_name::{FileKind, Stage, file_name, parse_file_name};
 use crate::storage::{
-    ActiveSegment, BatchReader, FilePool, Indexer, Indexes, LogFile, Segment, Unreadable, find_any_batch,
-    find_batch_after, remove_derived_files,
+    ActiveSegment, BatchReader, FilePool, Indexer, Indexes, LogFile, Segment, TransactionIndex, Unreadable,
+    find_any_batch, find_batch_after, remove_derived_files,
 };
 use crate::types::TopicPartition;
 
@@ -85,6 +91,14 @@ pub(crate) struct PartitionCheckpoint {
     pub(crate) recovery_point: u64,
     /// The segment and position of the recovery point, where they are known.
     pub(crate) place: Option<(u64, u64)>,
+    /// The high watermark, where a replicator sets it.
+    pub(crate) high_watermark: Option<u64>,
+    /// The first offset that compaction has not been over.
+    pub(crate) first_dirty: Option<u64>,
+    /// The CRC-32 of the leader-epoch file, if it was written down.
+    pub(crate) epochs_checksum: Option<u32>,
+    /// Whether any producer was known at the recovery point; also if that was not written down.
+    pub(crate) producers: bool,
     /// Whether the log ended exactly there, closed in good order.
     pub(crate) clean: bool,
 }
@@ -96,7 +110,7 @@ pub(crate) struct Unopened {
     pub(crate) directory: PathBuf,
     pub(crate) pool: Arc<FilePool>,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) checkpoints: Arc<dyn CheckpointSink>,
+    pub(crate) surroundings: Arc<dyn Surroundings>,
     pub(crate) config: LogConfig,
     pub(crate) sparse: bool,
     pub(crate) checkpoint: Option<PartitionCheckpoint>,
@@ -113,6 +127,9 @@ struct Part {
     indexes: Option<Arc<Indexes>>,
     /// From where on it may have to be written again.
     doubtful_from: Option<u64>,
+    /// The transactions aborted in it, if they are known; and whether its file does not say so.
+    aborted: Option<TransactionIndex>,
+    aborted_unsaved: bool,
 }
 
 /// What happened to the end of the log.
@@ -131,8 +148,15 @@ pub(super) struct Recovery<'a> {
     pub(super) restored: Vec<(u64, u64)>,
     /// Log files that are no part of the log any more, to be removed.
     dropped: Vec<Arc<LogFile>>,
-    /// The latest that the log is known to have; appends go on in it.
-    leader_epoch: i32,
+    /// The first offset that can be read, as far as it was written down or the names of deleted files tell.
+    log_start: Option<u64>,
+    /// The base offsets of log files that were on their way out.
+    pub(super) deleted: Vec<u64>,
+    snapshots: Snapshots,
+    producers: Producers,
+    epochs: EpochCache,
+    epochs_checksum: u32,
+    now: i64,
 }
 
 impl Unopened {
@@ -147,12 +171,21 @@ impl Unopened {
             parts: Vec::new(),
             restored: Vec::new(),
             dropped: Vec::new(),
-            leader_epoch: 0,
+            log_start: self.checkpoint.and_then(|checkpoint| checkpoint.log_start),
+            deleted: Vec::new(),
+            snapshots: Snapshots::default(),
+            producers: Producers::default(),
+            epochs: EpochCache::default(),
+            epochs_checksum: 0,
+            now: self.clock.now(),
         };
         recovery.find_parts()?;
         let outcome = recovery.recover()?;
-        let Recovery { report, parts, leader_epoch, .. } = recovery;
-        self.assemble(parts, outcome, report, leader_epoch)
+        recovery.finish_producers(&outcome)?;
+        let Recovery { report, parts, snapshots, producers, epochs, epochs_checksum, log_start, .. } =
+            recovery;
+        let known = Known { snapshots, producers, epochs, epochs_checksum, log_start };
+        self.assemble(parts, outcome, report, known)
     }
 
     fn assemble(
@@ -160,18 +193,35 @@ impl Unopened {
         mut parts: Vec<Part>,
         outcome: Outcome,
         report: RecoveryReport,
-        leader_epoch: i32,
+        known: Known,
     ) -> Result<Partition> {
         let interval = self.config.index_interval_bytes.into();
         let first_base = parts.first().map(|part| part.log.base_offset());
-        let checkpointed = self.checkpoint.and_then(|checkpoint| checkpoint.log_start);
-        let log_start = checkpointed.unwrap_or(first_base.unwrap_or(0)).min(outcome.next_offset);
+        let log_start = known.log_start.unwrap_or(first_base.unwrap_or(0)).min(outcome.next_offset);
+        let held = self.config.replicated.then(|| {
+            let written = self.checkpoint.and_then(|checkpoint| checkpoint.high_watermark);
+            written.unwrap_or(log_start).clamp(log_start, outcome.next_offset)
+        });
+        let mut producers = known.producers;
+        producers.raise_log_start(log_start);
+        producers.advance_high_watermark(held.unwrap_or(outcome.next_offset));
+        producers.opened();
+        let marks = Marks {
+            durable: outcome.durable,
+            producers: !producers.is_empty(),
+            first_dirty: self.checkpoint.and_then(|checkpoint| checkpoint.first_dirty),
+            epochs_checksum: known.epochs_checksum,
+            deleted: false,
+        };
         let (active, created) = self.open_active(parts.pop(), outcome.next_offset)?;
         let mut segments = Vec::with_capacity(parts.len() + 1);
         for part in parts {
             part.log.publish(part.kept);
             let segment = Segment::sealed(part.log, self.directory.clone(), interval);
             segment.adopt(part.indexes);
+            if let Some(aborted) = part.aborted {
+                segment.set_aborted(aborted, part.aborted_unsaved);
+            }
             segments.push(Arc::new(segment));
         }
         segments.push(Arc::clone(active.segment()));
@@ -185,8 +235,11 @@ impl Unopened {
             rolled: false,
             created,
             created_synced: 0,
-            durable: outcome.durable,
-            leader_epoch,
+            leader_epoch: known.epochs.latest().unwrap_or(0),
+            noted_epoch: known.epochs.latest(),
+            producers,
+            unsaved_snapshots: Vec::new(),
+            appends: Default::default(),
         };
         let roll_seed = self.pool.fs().random();
         let log = Log {
@@ -194,18 +247,26 @@ impl Unopened {
             directory: self.directory,
             pool: self.pool,
             clock: self.clock,
-            checkpoints: self.checkpoints,
+            surroundings: self.surroundings,
             config: ArcSwap::from_pointee(self.config),
             sparse: AtomicBool::new(self.sparse),
             segments: ArcSwap::from_pointee(segments),
             log_start: AtomicU64::new(log_start),
             log_end: AtomicU64::new(outcome.next_offset),
+            watermarks: Watermarks::new(held, writer.producers.first_unstable()),
+            marks: Mutex::new(marks),
             recovery_point: AtomicU64::new(outcome.durable.offset),
             bytes_since_checkpoint: AtomicU64::new(0),
             interval_asked: AtomicBool::new(false),
             commit: Commit::new(outcome.next_offset),
             waiters: Default::default(),
             roll_seed,
+            epochs: Mutex::new(known.epochs),
+            snapshots: known.snapshots,
+            removals: Removals::new(log_start),
+            counters: Default::default(),
+            compacting: Mutex::default(),
+            compaction_stop: AtomicUsize::new(0),
             upkeep: Mutex::default(),
             report: Arc::new(report),
             writer: Mutex::new(writer),
@@ -220,7 +281,11 @@ impl Unopened {
         Ok(match last {
             Some(last) => {
                 last.log.publish(last.kept);
-                (ActiveSegment::reopen(last.log, &self.directory, interval, last.indexes, now), 0)
+                let active = ActiveSegment::reopen(last.log, &self.directory, interval, last.indexes, now);
+                if let Some(aborted) = last.aborted {
+                    active.segment().set_aborted(aborted, last.aborted_unsaved);
+                }
+                (active, 0)
             }
             None if self.pool.read_only() => {
                 let file = self.pool.file(file_name(&self.directory, next_offset, FileKind::Log));
@@ -249,24 +314,31 @@ impl Unopened {
     }
 }
 
+/// What is known besides the segments.
+struct Known {
+    snapshots: Snapshots,
+    producers: Producers,
+    epochs: EpochCache,
+    epochs_checksum: u32,
+    log_start: Option<u64>,
+}
+
 impl Recovery<'_> {
     /// Lists the directory, tidies up what a crash left of earlier changes, and opens every log file.
     fn find_parts(&mut self) -> Result<()> {
         self.restore_doubtful()?;
         self.finish_interrupted_changes()?;
-        let mut bases = Vec::new();
+        let (mut bases, mut snapshots) = (Vec::new(), Vec::new());
         for (name, kind) in self.list()? {
             match (parse_file_name(&name), kind) {
                 (Some((base, FileKind::Log, Stage::Final)), EntryKind::File) => bases.push(base),
+                (Some((end, FileKind::Snapshot, Stage::Final)), EntryKind::File) => snapshots.push(end),
                 (Some((_, _, Stage::Final)), EntryKind::File) => {}
-                _ if is_known(&name, kind) => {
-                    if name == LEADER_EPOCHS {
-                        self.leader_epoch = self.last_leader_epoch();
-                    }
-                }
+                _ if is_known(&name, kind) => {}
                 _ => self.report.unknown.push(PathBuf::from(name)),
             }
         }
+        self.snapshots = Snapshots::new(snapshots);
         bases.sort_unstable();
         for base in bases {
             let file = self.from.pool.file(file_name(&self.from.directory, base, FileKind::Log));
@@ -278,18 +350,9 @@ impl Recovery<'_> {
                 return Err(Error::TooLarge { what: "a segment", size, limit, setting: "Kafka's format" });
             }
             let log = Arc::new(LogFile::new(file, base, 0));
-            self.parts.push(Part { log, size, kept: size, indexes: None, doubtful_from: None });
+            self.parts.push(Part { log, size, kept: size, indexes: None, doubtful_from: None, aborted: None, aborted_unsaved: false });
         }
         Ok(())
-    }
-
-    /// The last entry of the leader-epoch file that a broker left. One that cannot be read is no reason to stay
-    /// closed: the epochs stand in the batches.
-    fn last_leader_epoch(&self) -> i32 {
-        let name = self.from.directory.join(LEADER_EPOCHS);
-        let read = read_file(self.from.pool.fs(), &name, LEADER_EPOCHS_BYTES_MAX).ok();
-        let epochs = read.and_then(|bytes| LeaderEpochs::decode(&bytes).ok());
-        epochs.and_then(|epochs| epochs.entries.last().map(|entry| entry.epoch)).unwrap_or(0)
     }
 
     pub(super) fn list(&self) -> Result<Vec<(OsString, EntryKind)>> {
@@ -303,15 +366,22 @@ impl Recovery<'_> {
     fn recover(&mut self) -> Result<Outcome> {
         let checkpoint = self.from.checkpoint;
         let recovery_point = checkpoint.map_or(0, |checkpoint| checkpoint.recovery_point);
-        self.note_missing_start(checkpoint);
+        self.drop_deleted();
+        self.note_missing_start();
+        self.load_epochs()?;
         if let Some(outcome) = self.clean_end() {
             self.report.clean = true;
+            self.restore_producers_before(self.parts.len(), 0, outcome.next_offset)?;
             return Ok(outcome);
         }
         let Some((at, position, expected)) = self.scan_start(recovery_point)? else {
             return Ok(self.nothing_there(recovery_point));
         };
+        let first = expected.unwrap_or_else(|| self.offset_at(at, position, recovery_point));
+        self.restore_producers_before(at, position, first)?;
+        self.epochs.truncate_from_end(first);
         let scanned = self.scan(at, position, expected, recovery_point)?;
+        let scanned = self.begin_at_log_start(scanned);
         let next_offset = self.check_end(scanned, recovery_point);
         let unrepaired = if self.from.pool.read_only() { None } else { self.repair().err() };
         let durable = if self.report.damage.is_empty() && unrepaired.is_none() && !self.from.pool.read_only()
@@ -346,18 +416,200 @@ impl Recovery<'_> {
         })
     }
 
+    /// Lets go of segments that lie wholly below the log start: their deletion was not finished.
+    fn drop_deleted(&mut self) {
+        let Some(log_start) = self.log_start else { return };
+        let bases: Vec<u64> = self.parts.iter().map(|part| part.log.base_offset()).collect();
+        let below = bases.iter().skip(1).take_while(|&&next| next <= log_start).count();
+        self.dropped.extend(self.parts.drain(..below).map(|part| part.log));
+    }
+
     /// The log begins later than was written down.
-    fn note_missing_start(&mut self, checkpoint: Option<PartitionCheckpoint>) {
-        let Some(log_start) = checkpoint.and_then(|checkpoint| checkpoint.log_start) else { return };
-        if let Some(first) = self.parts.first().map(|part| part.log.base_offset()) {
-            if first > log_start {
-                self.damage(log_start, first, None, 0, "the first segments are missing");
-            }
+    fn note_missing_start(&mut self) {
+        let (Some(log_start), Some(first)) =
+            (self.log_start, self.parts.first().map(|part| part.log.base_offset()))
+        else {
+            return;
+        };
+        if first <= log_start {
+            return;
+        }
+        if self.deleted.iter().any(|&base| base <= log_start) {
+            // Retention took them, on a disk too full to write that down.
+            self.log_start = Some(first);
+        } else {
+            self.damage(log_start, first, None, 0, "the first segments are missing");
         }
     }
 
+    /// If all there was lies below the log start, nothing of it counts, damaged or not: the log is empty there.
+    fn begin_at_log_start(&mut self, scanned: u64) -> u64 {
+        let Some(log_start) = self.log_start else { return scanned };
+        self.report.damage.retain(|damage| damage.to > log_start);
+        if scanned >= log_start {
+            return scanned;
+        }
+        self.drop_from(0);
+        self.producers = Producers::default();
+        log_start
+    }
+
+    /// The offset of the batch at a place that was found by an index.
+    fn offset_at(&self, at: usize, position: u64, otherwise: u64) -> u64 {
+        let Some(part) = self.parts.get(at) else { return otherwise };
+        let peeked = BatchReader::new(Arc::clone(&part.log), position).peek(part.size);
+        let header = peeked.ok().flatten().filter(|header| header.base_offset_known());
+        header.map_or(part.log.base_offset(), |header| header.base_offset)
+    }
+
+    /// What is known of producers where the scan begins; and of the segment there, what was aborted before.
+    fn restore_producers_before(&mut self, at: usize, position: u64, first: u64) -> Result<()> {
+        if let Some(part) = self.parts.get_mut(at) {
+            let base = part.log.base_offset();
+            let fs = self.from.pool.fs();
+            part.aborted = match position {
+                0 => Some(TransactionIndex::new()),
+                _ => TransactionIndex::load_checked(fs, &self.from.directory, base)?,
+            };
+            part.aborted.iter_mut().for_each(|aborted| aborted.truncate_to(first));
+        }
+        let none = self.from.checkpoint.is_some_and(|checkpoint| {
+            !checkpoint.producers && checkpoint.recovery_point == first
+        });
+        if none {
+            return Ok(());
+        }
+        let newest =
+            self.snapshots.load_newest(self.from.pool.fs(), &self.from.directory, first, self.now)?;
+        let (from, mut producers) = newest.unwrap_or_default();
+        if from < first {
+            let mut stretches: Vec<Stretch> = Vec::with_capacity(at + 1);
+            for (index, part) in self.parts.iter().enumerate().take(at + 1) {
+                let end = if index < at { part.size } else { position };
+                stretches.push(Stretch { log: Arc::clone(&part.log), end });
+            }
+            replay(&mut producers, &stretches, from, self.now, |_| {})?;
+        }
+        self.producers = producers;
+        Ok(())
+    }
+
+    /// Snapshots of what is not there any more are removed; and what was aborted in the active segment is in memory.
+    fn finish_producers(&mut self, outcome: &Outcome) -> Result<()> {
+        let directory = &self.from.directory;
+        let fs = self.from.pool.fs();
+        if !self.from.pool.read_only() && outcome.unrepaired.is_none() {
+            let removed = self.snapshots.remove_above(fs, directory, outcome.next_offset)?;
+            if removed {
+                // One that came back later would speak of offsets that were given again.
+                sync_dir(fs, directory)?;
+            }
+        }
+        self.epochs.truncate_from_end(outcome.next_offset);
+        for part in &mut self.parts {
+            let Some(known) = &part.aborted else { continue };
+            let written = TransactionIndex::load_checked(fs, directory, part.log.base_offset())?;
+            part.aborted_unsaved = written.as_ref() != Some(known);
+        }
+        match self.parts.last_mut() {
+            Some(last) if last.aborted.is_none() => {
+                last.aborted = TransactionIndex::load_checked(fs, directory, last.log.base_offset())?;
+            }
+            _ => return Ok(()),
+        }
+        self.find_aborted(outcome.next_offset)
+    }
+
+    /// What was aborted in the last segment, from before it on: its file does not say.
+    fn find_aborted(&mut self, end: u64) -> Result<()> {
+        let Some(last) = self.parts.last().filter(|last| last.aborted.is_none()) else { return Ok(()) };
+        let base = last.log.base_offset();
+        let (fs, directory) = (self.from.pool.fs(), &self.from.directory);
+        let newest = self.snapshots.load_newest(fs, directory, base.min(end), self.now)?;
+        let (from, mut producers) = newest.unwrap_or_default();
+        let stretch = |part: &Part| Stretch { log: Arc::clone(&part.log), end: part.kept };
+        let stretches: Vec<Stretch> = self.parts.iter().map(stretch).collect();
+        let mut index = TransactionIndex::new();
+        replay(&mut producers, &stretches, from, self.now, |aborted| {
+            if aborted.last_offset >= base {
+                // Markers come in the order of their offsets.
+                let _ = index.append(aborted);
+            }
+        })?;
+        if let Some(last) = self.parts.last_mut() {
+            (last.aborted, last.aborted_unsaved) = (Some(index), true);
+        }
+        Ok(())
+    }
+
+    /// The leader epochs from their file, or where that is not what was written, from the log.
+    fn load_epochs(&mut self) -> Result<()> {
+        let name = self.from.directory.join(LEADER_EPOCHS);
+        let read = match read_file(self.from.pool.fs(), &name, LEADER_EPOCHS_BYTES_MAX) {
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                Ok(LeaderEpochs::default())
+            }
+            Err(Error::TooLarge { .. }) => Err(()),
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::InvalidInput => Err(()),
+            read => LeaderEpochs::decode(&read?).map_err(|_| ()),
+        };
+        let expected = self.from.checkpoint.and_then(|checkpoint| checkpoint.epochs_checksum);
+        let read = read.ok();
+        let checksum = read.as_ref().map(checksum_of);
+        let sure = checksum.is_some() && expected.is_none_or(|expected| Some(expected) == checksum);
+        match read {
+            Some(epochs) if sure || self.holds_epochs(&epochs) => {
+                self.epochs_checksum = checksum.unwrap_or_default();
+                self.epochs = EpochCache::new(epochs);
+            }
+            _ => self.find_epochs()?,
+        }
+        if let Some(log_start) = self.log_start {
+            self.epochs.truncate_from_start(log_start);
+        }
+        Ok(())
+    }
+
+    /// Whether the log says the same: where each epoch begins is a batch of it, and nothing of it stands before.
+    fn holds_epochs(&self, epochs: &LeaderEpochs) -> bool {
+        let known_end = self.from.checkpoint.map_or(0, |checkpoint| checkpoint.recovery_point);
+        epochs.entries.iter().filter(|entry| entry.start_offset < known_end).all(|entry| {
+            let after = self.parts.partition_point(|part| part.log.base_offset() <= entry.start_offset);
+            let Some(part) = after.checked_sub(1).and_then(|at| self.parts.get(at)) else { return false };
+            let mut reader = BatchReader::new(Arc::clone(&part.log), 0);
+            let mut before = None;
+            while let Ok(Some(header)) = reader.peek(part.size) {
+                if header.last_offset >= entry.start_offset {
+                    return header.leader_epoch == Some(entry.epoch) && before < Some(entry.epoch);
+                }
+                before = header.leader_epoch;
+                reader.seek(reader.position() + header.size);
+            }
+            false
+        })
+    }
+
+    /// The leader epochs as the batches name them.
+    fn find_epochs(&mut self) -> Result<()> {
+        self.epochs = EpochCache::default();
+        for part in &self.parts {
+            let mut reader = BatchReader::new(Arc::clone(&part.log), 0);
+            loop {
+                match reader.peek(part.size) {
+                    Ok(Some(header)) => {
+                        note_epoch(&mut self.epochs, &header);
+                        reader.seek(reader.position() + header.size);
+                    }
+                    Ok(None) | Err(Unreadable::Damaged(_)) => break,
+                    Err(Unreadable::Failed(error)) => return Err(error),
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn nothing_there(&mut self, recovery_point: u64) -> Outcome {
-        let log_start = self.from.checkpoint.and_then(|checkpoint| checkpoint.log_start).unwrap_or(0);
+        let log_start = self.log_start.unwrap_or(0);
         let next_offset = recovery_point.max(log_start);
         if next_offset > log_start {
             self.damage(log_start, next_offset, None, 0, "all segments are missing");
@@ -409,6 +661,9 @@ impl Recovery<'_> {
             let Some(base) = self.parts.get(index).map(|part| part.log.base_offset()) else { break };
             let position = if index == at { position } else { 0 };
             if index > at {
+                self.parts.iter_mut().skip(index).take(1).for_each(|part| {
+                    part.aborted = Some(TransactionIndex::new());
+                });
                 let begun_in_vain = !self.from.sparse && base > next_offset && next_offset >= recovery_point;
                 if begun_in_vain && self.valid_in_later_parts(index - 1, next_offset)?.is_none() {
                     self.drop_from(index);
@@ -461,6 +716,10 @@ impl Recovery<'_> {
                             self.report.scanned_batches += 1;
                             self.report.scanned_bytes += header.size;
                             follows = Some(header.next_offset());
+                            note_epoch(&mut self.epochs, header);
+                            if let Some(aborted) = note(&mut self.producers, &batch, self.now) {
+                                self.note_aborted(index, aborted);
+                            }
                             continue;
                         }
                         Some(error) => error,
@@ -567,6 +826,7 @@ impl Recovery<'_> {
     fn repair(&mut self) -> Result<()> {
         let fs = self.from.pool.fs();
         for log in &self.dropped {
+            log.file().forsake();
             remove_if_there(fs, &log.file().name())?;
             remove_derived_files(fs, &self.from.directory, log.base_offset())?;
             self.report.finished.push(log.file().name());
@@ -591,6 +851,13 @@ impl Recovery<'_> {
     /// Where in a log file ends what was written again before.
     fn settled(&self, base: u64) -> u64 {
         self.restored.iter().find(|(restored, _)| *restored == base).map_or(0, |(_, end)| *end)
+    }
+
+    fn note_aborted(&mut self, index: usize, aborted: AbortedTransaction) {
+        if let Some(known) = self.parts.get_mut(index).and_then(|part| part.aborted.as_mut()) {
+            // Markers come in the order of their offsets.
+            let _ = known.append(aborted);
+        }
     }
 
     fn doubt(&mut self, index: usize, position: u64) {
@@ -620,7 +887,13 @@ impl Recovery<'_> {
     }
 }
 
-const LEADER_EPOCHS: &str = "leader-epoch-checkpoint";
+/// Takes note of the leader of a batch (Kafka's `LogSegment.recover`).
+fn note_epoch(epochs: &mut EpochCache, header: &BatchHeader) {
+    if let Some(epoch) = header.leader_epoch.filter(|&epoch| epochs.latest() < Some(epoch)) {
+        epochs.assign(epoch, header.base_offset);
+    }
+}
+
 /// Of a million changes of leaders; a length beyond that is damage.
 const LEADER_EPOCHS_BYTES_MAX: u64 = 32 << 20;
 

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::fs::{retry, sync_dir};
 use crate::storage::file_name::{FileKind, file_name};
 use crate::storage::{
-    ActiveSegment, BatchReader, Indexes, LogFile, Segment, Unreadable, remove_derived_files,
+    ActiveSegment, BatchReader, Indexes, LogFile, Segment, TransactionIndex, Unreadable, remove_derived_files,
 };
 
 impl Log {
@@ -31,7 +31,7 @@ impl Log {
     /// Goes back to what was published, makes that durable, and begins a new segment behind it.
     fn reopen_locked(&self, writer: &mut Writer) -> Result<()> {
         let end = self.log_end.load(Ordering::Acquire);
-        let durable = writer.durable;
+        let durable = self.marks.lock().durable;
         let segments = self.segments.load_full();
         let after = segments.partition_point(|segment| segment.base_offset() <= durable.offset);
         for segment in segments.iter().skip(after.saturating_sub(1)) {
@@ -43,13 +43,22 @@ impl Log {
             log.cut(published)?;
             doubt::rewrite(self.directory(), log, from.min(published), published)?;
         }
+        self.snapshots.remove_above(self.fs(), self.directory(), end)?;
         sync_dir(self.fs(), self.directory())?;
         self.begin_anew(writer, end)?;
         writer.next_offset = end;
         writer.unsynced.clear();
+        writer.unsaved_snapshots.clear();
         writer.created_synced = writer.created;
+        self.epochs.lock().truncate_from_end(end);
+        writer.noted_epoch = None;
+        self.rebuild_producers(writer, end)?;
         let (segment, position) = (writer.active.base_offset(), writer.active.position());
-        writer.durable = DurableMark { offset: end, segment, position };
+        {
+            let mut marks = self.marks.lock();
+            marks.durable = DurableMark { offset: end, segment, position };
+            marks.producers = !writer.producers.is_empty();
+        }
         self.recovery_point.store(end, Ordering::Release);
         Ok(())
     }
@@ -84,7 +93,10 @@ impl Log {
             remove_derived_files(self.fs(), self.directory(), end)?;
             let file = self.pool.file(file_name(self.directory(), end, FileKind::Log));
             let log = Arc::new(LogFile::new(file, end, 0));
-            ActiveSegment::reopen(log, self.directory(), interval, Some(Arc::new(Indexes::empty(end))), now)
+            let indexes = Some(Arc::new(Indexes::empty(end)));
+            let next = ActiveSegment::reopen(log, self.directory(), interval, indexes, now);
+            next.segment().set_aborted(TransactionIndex::new(), false);
+            next
         } else {
             ActiveSegment::create(&self.pool, self.directory(), end, interval, now)?
         };
@@ -92,7 +104,10 @@ impl Log {
         if kept.last().is_some_and(|last| Arc::ptr_eq(last, old.segment())) {
             kept.pop();
             old.go_back(old.segment().size());
+            let mut aborted = (*self.aborted_in(old.segment())?).clone();
+            aborted.truncate_to(end);
             let sealed = old.seal();
+            sealed.set_aborted(aborted, true);
             // Entries for what was cut may be among them.
             sealed.adopt(None);
             writer.unindexed.push(Arc::clone(&sealed));
@@ -130,11 +145,15 @@ impl Log {
         let (segment, position) = (writer.active.base_offset(), writer.active.position());
         sync_dir(self.fs(), self.directory())?;
         writer.created_synced = writer.created;
-        writer.durable = DurableMark { offset: next_offset, segment, position };
+        {
+            let mut marks = self.marks.lock();
+            marks.durable = DurableMark { offset: next_offset, segment, position };
+            marks.producers = !writer.producers.is_empty();
+        }
         writer.state = State::Ready;
         drop(writer);
         self.recovery_point.store(next_offset, Ordering::Release);
-        self.checkpoints.checkpoint()
+        self.surroundings.checkpoint()
     }
 
     pub(super) fn close(&self) -> Result<Option<PartitionCheckpoint>> {

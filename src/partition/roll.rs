@@ -3,10 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{DurableMark, Log, LogConfig, PartitionCheckpoint, State, Writer};
+use super::{Log, LogConfig, PartitionCheckpoint, State, Writer};
 use crate::error::Result;
-use crate::format::TimeIndexEntry;
+use crate::format::{LeaderEpochs, TimeIndexEntry};
+use crate::fs::replace_file;
 use crate::storage::ActiveSegment;
+
+/// Where the leader epochs are kept (Kafka's `LeaderEpochCheckpointFile`).
+pub(super) const LEADER_EPOCHS: &str = "leader-epoch-checkpoint";
 
 /// The longest span of offsets in one segment; an index entry holds the difference in 31 bits.
 const OFFSET_SPAN_MAX: u64 = i32::MAX as u64;
@@ -15,7 +19,7 @@ const OFFSET_SPAN_MAX: u64 = i32::MAX as u64;
 const CHECKPOINT_BYTES: u64 = 32 << 20;
 
 impl Log {
-    /// Begins a new segment if the batch does not belong into the active one (Kafka's `LogSegment.shouldRoll`).
+    /// Begins a new segment if the next batch does not belong into the active one.
     pub(super) fn roll_if_full(
         &self,
         writer: &mut Writer,
@@ -25,19 +29,53 @@ impl Log {
         timestamp: i64,
         now: i64,
     ) -> Result<()> {
+        let first_offset = writer.next_offset;
+        self.roll_if_full_at(writer, config, first_offset, size, last_offset, timestamp, now)
+    }
+
+    /// Begins a new segment if a batch of these offsets does not belong into the active one (Kafka's
+    /// `LogSegment.shouldRoll`).
+    #[expect(clippy::too_many_arguments, reason = "what a batch is, as far as rolling asks")]
+    pub(super) fn roll_if_full_at(
+        &self,
+        writer: &mut Writer,
+        config: &LogConfig,
+        first_offset: u64,
+        size: u64,
+        last_offset: u64,
+        timestamp: i64,
+        now: i64,
+    ) -> Result<()> {
         let active = &mut writer.active;
+        let out_of_span = last_offset - active.base_offset() > OFFSET_SPAN_MAX;
+        if out_of_span && first_offset > active.base_offset() {
+            return self.roll(writer, first_offset);
+        }
         let full = active.position() + size > u64::from(config.segment_bytes)
-            || last_offset - active.base_offset() > OFFSET_SPAN_MAX
             || active.index_bytes() + TimeIndexEntry::SIZE as u64 > u64::from(config.segment_index_bytes);
         let old = |active: &mut ActiveSegment| {
             let jitter = roll_jitter(self.roll_seed, active.base_offset(), config);
-            active.age(timestamp, now) > config.segment_ms.saturating_sub(jitter)
+            active.age(timestamp, now) > config.segment_age_max().saturating_sub(jitter)
         };
         if active.position() == 0 || !(full || old(active)) {
             return Ok(());
         }
-        let base = writer.next_offset;
-        self.roll(writer, base)
+        self.roll(writer, first_offset)
+    }
+
+    /// Begins a new segment now.
+    pub(super) fn roll_now(&self) -> Result<()> {
+        {
+            let mut writer = self.ready_writer()?;
+            if writer.active.position() == 0 {
+                return Ok(());
+            }
+            let base = writer.next_offset;
+            self.roll(&mut writer, base).inspect_err(|error| writer.refuse_or_poison(error))?;
+            writer.rolled = false;
+        }
+        self.keep_up(true, 0);
+        Ok(())
     }
 
     /// Seals the active segment and begins one at `base`. Nothing has changed if the new file cannot be created.
@@ -61,6 +99,9 @@ impl Log {
         segments.push(Arc::clone(writer.active.segment()));
         self.segments.store(Arc::new(segments));
         writer.rolled = true;
+        if !writer.producers.is_empty() {
+            writer.unsaved_snapshots.push((base, writer.producers.snapshot()));
+        }
         writer.unsynced.push((Arc::clone(&sealed), size));
         writer.unindexed.push(sealed);
         Ok(())
@@ -80,7 +121,7 @@ impl Log {
         self.bytes_since_checkpoint.store(0, Ordering::Relaxed);
         // If one of them fails, nothing appended is in danger: the old checkpoint stands, a recovery reads a
         // little more, and the next roll tries again. Closing and `Store::flush` report what still fails.
-        let _ = self.persist_indexes_held(false).and_then(|()| self.checkpoints.checkpoint());
+        let _ = self.persist_indexes_held(false).and_then(|()| self.surroundings.checkpoint());
     }
 
     fn is_synced(&self) -> bool {
@@ -97,36 +138,100 @@ impl Log {
     }
 
     fn persist_indexes_held(&self, closing: bool) -> Result<()> {
-        let unindexed = {
-            let writer = self.writer.lock();
+        let (unindexed, active) = {
+            let mut writer = self.writer.lock();
             if !closing && matches!(writer.state, State::Closed | State::Deleted) {
                 return Ok(());
             }
-            writer.unindexed.clone()
+            let end = writer.next_offset;
+            if !writer.producers.is_empty() && !self.snapshots.has(end) {
+                let snapshot = writer.producers.snapshot();
+                writer.unsaved_snapshots.push((end, snapshot));
+            }
+            (writer.unindexed.clone(), Arc::clone(writer.active.segment()))
         };
         for segment in unindexed {
             segment.write_indexes()?;
+            segment.write_append_time()?;
             // From now on they are read from there when they are needed: memory must not grow with the log.
             segment.adopt(None);
             self.writer.lock().unindexed.retain(|kept| !Arc::ptr_eq(kept, &segment));
         }
         for segment in self.segments.load().iter() {
             segment.write_rebuilt_indexes()?;
+            segment.write_aborted()?;
         }
-        let active = Arc::clone(self.writer.lock().active.segment());
-        active.write_grown_indexes()
+        active.write_grown_indexes()?;
+        if closing {
+            active.write_append_time()?;
+        }
+        self.write_snapshots()?;
+        self.write_epochs()
+    }
+
+    /// Writes what was known of producers where segments begin, and at the end.
+    fn write_snapshots(&self) -> Result<()> {
+        let unsaved = std::mem::take(&mut self.writer.lock().unsaved_snapshots);
+        let (fs, directory) = (self.fs(), self.directory());
+        let mut unsaved = unsaved.into_iter();
+        let written = unsaved.try_for_each(|(offset, snapshot)| {
+            // The log may have been cut to before it since.
+            if offset > self.writer.lock().next_offset {
+                return Ok(());
+            }
+            self.snapshots.write(fs, directory, offset, &snapshot)
+        });
+        if let Err(error) = written {
+            // Those not tried yet are tried again; for the one that failed there will be a newer one.
+            self.writer.lock().unsaved_snapshots.extend(unsaved);
+            return Err(error);
+        }
+        let bases: Vec<u64> = self.segments.load().iter().map(|segment| segment.base_offset()).collect();
+        self.snapshots.tidy(fs, directory, self.log_start.load(Ordering::Acquire), &bases)
+    }
+
+    /// Writes the leader epochs to their file, if it does not have them.
+    pub(super) fn write_epochs(&self) -> Result<()> {
+        let Some(epochs) = self.epochs.lock().to_save() else { return Ok(()) };
+        let text = epochs.encode();
+        replace_file(self.fs(), &self.directory().join(LEADER_EPOCHS), text.as_bytes())?;
+        self.marks.lock().epochs_checksum = checksum_of(&epochs);
+        self.epochs.lock().saved(&epochs);
+        Ok(())
     }
 
     /// How far the log is known to be safe; nothing of a log that is deleted.
     pub(super) fn checkpoint(&self) -> Option<PartitionCheckpoint> {
-        let writer = self.writer.lock();
-        let DurableMark { offset, segment, position } = writer.durable;
-        (!matches!(writer.state, State::Deleted)).then(|| PartitionCheckpoint {
-            log_start: Some(self.log_start.load(Ordering::Acquire)),
-            recovery_point: offset,
-            place: Some((segment, position)),
+        let log_start = self.log_start.load(Ordering::Acquire);
+        let high_watermark = self.held_watermark().map(|held| held.max(log_start));
+        let marks = *self.marks.lock();
+        let place = Some((marks.durable.segment, marks.durable.position));
+        (!marks.deleted).then_some(PartitionCheckpoint {
+            log_start: Some(log_start),
+            recovery_point: marks.durable.offset,
+            place,
+            high_watermark,
+            first_dirty: marks.first_dirty,
+            epochs_checksum: Some(marks.epochs_checksum),
+            producers: marks.producers,
             clean: false,
         })
+    }
+}
+
+/// What is written down of the leader-epoch file, so that a changed one is noticed.
+pub(super) fn checksum_of(epochs: &LeaderEpochs) -> u32 {
+    crc32fast::hash(epochs.encode().as_bytes())
+}
+
+impl LogConfig {
+    /// The age at which a segment is rolled: what is to be compacted in time must be sealed in time.
+    fn segment_age_max(&self) -> i64 {
+        if self.cleanup_policy.compact {
+            self.segment_ms.min(self.max_compaction_lag_ms)
+        } else {
+            self.segment_ms
+        }
     }
 }
 

@@ -57,7 +57,7 @@ impl Partition {
 impl Log {
     fn first_record(self: &Arc<Self>, timestamp: i64) -> Result<Option<TimestampOffset>> {
         let start = self.log_start.load(Ordering::Acquire);
-        let bound = self.log_end.load(Ordering::Acquire);
+        let bound = self.high_watermark();
         let segments = self.segments.load_full();
         for (at, segment) in segments.iter().enumerate() {
             let end = segments.get(at + 1).map_or(bound, |next| next.base_offset()).min(bound);
@@ -78,7 +78,7 @@ impl Log {
 
     /// The largest timestamp of all records that can be read.
     fn largest_readable(self: &Arc<Self>) -> Result<Option<i64>> {
-        let bound = self.log_end.load(Ordering::Acquire);
+        let bound = self.high_watermark();
         let mut cursor = Cursor::new(Arc::clone(self), self.log_start.load(Ordering::Acquire));
         let mut largest = None;
         while let Some(batch) = cursor.next(bound)? {

@@ -1,14 +1,14 @@
-//! Waiting for data: readers sleep until an append wakes them.
+//! Waiting for data: readers sleep until an append, or whatever lets them read on, wakes them.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::Log;
+use super::{Isolation, Log};
 use crate::error::{Error, Result};
 
-/// Those who wait for the log end to move.
+/// Those who wait for a position to move: the log end, the high watermark or the last stable offset.
 ///
 /// An append that nobody waits for must not pay for it, so it only looks at the count. Each side stores, then loads
 /// what the other stores (append: log end, then count; waiter: count, then log end), all four sequentially
@@ -39,8 +39,8 @@ impl Waiters {
 }
 
 impl Log {
-    pub(super) fn wait_for(&self, offset: u64, timeout: Duration) -> Result<bool> {
-        let there = || self.log_end.load(Ordering::SeqCst) > offset;
+    pub(super) fn wait_for(&self, offset: u64, isolation: Isolation, timeout: Duration) -> Result<bool> {
+        let there = || self.bound(isolation) > offset;
         if there() {
             return Ok(true);
         }

@@ -226,6 +226,7 @@ impl PooledFile {
     pub(crate) fn forsake(&self) {
         let _ring = self.pool.ring.lock();
         self.gone.store(true, Ordering::Release);
+        self.unsynced.store(false, Ordering::Release);
         self.handle.store(None);
     }
 
@@ -278,7 +279,11 @@ impl PooledFile {
             return Ok(());
         }
         let failed = FailedSync(self);
-        let synced = self.with("sync", |file| retry(|| file.sync()));
+        let synced = match self.with("sync", |file| retry(|| file.sync())) {
+            // Nobody will miss what was in it.
+            Err(_) if self.gone.load(Ordering::Acquire) => Ok(()),
+            synced => synced,
+        };
         if synced.is_ok() {
             std::mem::forget(failed);
         }

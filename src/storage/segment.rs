@@ -515,6 +515,18 @@ impl Indexes {
         indexes.catch_up(log, position, index_interval)
     }
 
+    /// The entries up to where the log is cut, open for more.
+    pub(crate) fn cut_to(
+        &self,
+        log: &Arc<LogFile>,
+        offset: u64,
+        position: u64,
+        index_interval: u64,
+    ) -> Result<Self> {
+        let cut = Indexes::new(self.offset.to_active(offset, position), self.time.to_active(offset));
+        cut.catch_up(log, position, index_interval)
+    }
+
     /// Adds what the log holds behind the last entry: the files may be older than the log below `end`.
     fn catch_up(self, log: &Arc<LogFile>, end: u64, index_interval: u64) -> Result<Self> {
         let newest = self.time.last();
@@ -605,7 +617,7 @@ pub(crate) fn remove_derived_files(fs: &dyn FileSystem, directory: &Path, base_o
 }
 
 /// Gives what belongs to a log file the names of files on their way out.
-pub(crate) fn retire_derived_files(fs: &dyn FileSystem, directory: &Path, base_offset: u64) -> Result<()> {
+fn retire_derived_files(fs: &dyn FileSystem, directory: &Path, base_offset: u64) -> Result<()> {
     for kind in DERIVED_KINDS {
         let from = file_name(directory, base_offset, kind);
         let to = staged_name(directory, base_offset, kind, Stage::Deleted);

@@ -156,6 +156,17 @@ impl Shared {
         Ok(())
     }
 
+    /// Writes down that offsets of a topic may be missing from now on: compacted, or given by a leader.
+    pub(super) fn allow_gaps(&self, topic: &TopicName) -> Result<()> {
+        let _in_order = self.changing.lock();
+        self.check_writable("change a topic in")?;
+        let Some(state) = self.topics.read().get(topic).cloned() else { return Ok(()) };
+        if !state.sparse.swap(true, Ordering::Relaxed) {
+            self.write_manifest().inspect_err(|_| state.sparse.store(false, Ordering::Relaxed))?;
+        }
+        Ok(())
+    }
+
     pub(super) fn delete_topic(&self, state: &Arc<TopicState>) -> Result<()> {
         let _in_order = self.changing.lock();
         self.check_writable("delete a topic in")?;

@@ -12,12 +12,21 @@
 //!  | name bytes | name | partitions |
 //!  | u8         |      | u32        |
 //!  +------------+------+------------+
-//!  per partition, by number in ascending order, 37 bytes
-//!  0           4           12               20             28         36      37
-//!  +-----------+-----------+----------------+--------------+----------+-------+
-//!  | partition | log start | recovery point | segment base | position | clean |
-//!  | u32       | u64       | u64            | u64          | u64      | u8    |
-//!  +-----------+-----------+----------------+--------------+----------+-------+
+//!  per partition, by number in ascending order, 57 bytes
+//!  0           4           12               20             28         36
+//!  +-----------+-----------+----------------+--------------+----------+
+//!  | partition | log start | recovery point | segment base | position |
+//!  | u32       | u64       | u64            | u64          | u64      |
+//!  +-----------+-----------+----------------+--------------+----------+
+//!  36               44             52              56      57
+//!  +----------------+--------------+---------------+-------+
+//!  | high watermark | first dirty  | epochs CRC-32 | flags |
+//!  | u64            | u64          | u32           | u8    |
+//!  +----------------+--------------+---------------+-------+
+//!
+//!  flags  bit 0  clean: closed in good order
+//!         bit 1  producers: some producer was known at the recovery point
+//!         others must be 0; an offset of 2^64-1 is none
 //! ```
 
 use std::collections::BTreeMap;
@@ -33,11 +42,16 @@ const FRAME: Frame = Frame {
     what: "the checkpoint",
     magic: b"annalsC1",
     magic_text: "the magic annalsC1",
-    version: 1,
-    version_text: "version 1",
+    version: 2,
+    version_text: "version 2",
 };
 
-const PARTITION_BYTES: usize = 37;
+const FLAG_CLEAN: u8 = 1;
+const FLAG_PRODUCERS: u8 = 2;
+/// Stands for no offset.
+const NO_OFFSET: u64 = u64::MAX;
+
+const PARTITION_BYTES: usize = 57;
 /// The fewest bytes of a topic: a name of one byte and one partition.
 const TOPIC_BYTES_MIN: u64 = 1 + 1 + 4 + PARTITION_BYTES as u64;
 /// The longest segment file that Kafka's `FileRecords` opens.
@@ -63,6 +77,14 @@ pub(crate) struct PartitionCheckpoint {
     pub(crate) segment_base: u64,
     /// Where in that segment's file the recovery point lies, in bytes.
     pub(crate) position: u64,
+    /// The high watermark, if a replicator sets it.
+    pub(crate) high_watermark: Option<u64>,
+    /// The first offset that compaction has not been over, if it ever ran.
+    pub(crate) first_dirty: Option<u64>,
+    /// The CRC-32 of the leader-epoch file.
+    pub(crate) epochs_checksum: u32,
+    /// Whether any producer was known at the recovery point.
+    pub(crate) producers: bool,
     /// Whether the partition was closed in good order; then `position` is the exact length of the file.
     pub(crate) clean: bool,
 }
@@ -137,7 +159,11 @@ fn put_partition(body: &mut Vec<u8>, number: u32, partition: &PartitionCheckpoin
     put_u64(body, partition.recovery_point);
     put_u64(body, partition.segment_base);
     put_u64(body, partition.position);
-    body.push(partition.clean.into());
+    put_u64(body, partition.high_watermark.unwrap_or(NO_OFFSET));
+    put_u64(body, partition.first_dirty.unwrap_or(NO_OFFSET));
+    put_u32(body, partition.epochs_checksum);
+    let flag = |set, flag| if set { flag } else { 0 };
+    body.push(flag(partition.clean, FLAG_CLEAN) | flag(partition.producers, FLAG_PRODUCERS));
 }
 
 type Entry = (TopicPartition, PartitionCheckpoint);
@@ -165,9 +191,29 @@ fn decode_partition(body: &mut Body<'_>) -> Result<PartitionCheckpoint, FormatEr
     body.within(recovery_point, 0..=OFFSET_MAX, "an offset as the recovery point")?;
     body.within(segment_base, 0..=recovery_point, "a segment that begins at or below the recovery point")?;
     body.within(position, 0..=POSITION_MAX, "a position of at most 2147483647")?;
-    let clean = body.u8()?;
-    body.within(clean.into(), 0..=1, "0 or 1 for a clean close")?;
-    Ok(PartitionCheckpoint { log_start, recovery_point, segment_base, position, clean: clean == 1 })
+    let high_watermark = optional_offset(body, "an offset or none as the high watermark")?;
+    let first_dirty = optional_offset(body, "an offset or none as the first dirty offset")?;
+    let epochs_checksum = body.u32()?;
+    let flags = body.u8()?;
+    body.within(flags.into(), 0..=(FLAG_CLEAN | FLAG_PRODUCERS).into(), "flags of version 2")?;
+    Ok(PartitionCheckpoint {
+        log_start,
+        recovery_point,
+        segment_base,
+        position,
+        high_watermark,
+        first_dirty,
+        epochs_checksum,
+        producers: flags & FLAG_PRODUCERS != 0,
+        clean: flags & FLAG_CLEAN != 0,
+    })
+}
+
+fn optional_offset(body: &mut Body<'_>, expected: &'static str) -> Result<Option<u64>, FormatError> {
+    match body.u64()? {
+        NO_OFFSET => Ok(None),
+        offset => body.within(offset, 0..=OFFSET_MAX, expected).map(|_| Some(offset)),
+    }
 }
 
 #[cfg(test)]
@@ -186,6 +232,10 @@ mod tests {
         recovery_point: 300,
         segment_base: 200,
         position: 9,
+        high_watermark: Some(299),
+        first_dirty: None,
+        epochs_checksum: 7,
+        producers: true,
         clean: true,
     };
 
@@ -207,23 +257,23 @@ mod tests {
     fn the_body_is_as_drawn() {
         let unclean = PartitionCheckpoint { clean: false, ..ONE };
         let three = checkpoint(&[("b", 0, ONE), ("a", 258, unclean), ("a", 1, ONE)]);
-        let numbers = b"\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\x01\x2c\0\0\0\0\0\0\0\xc8\0\0\0\0\0\0\0\x09";
+        let numbers = b"\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\x01\x2c\0\0\0\0\0\0\0\xc8\0\0\0\0\0\0\0\x09\0\0\0\0\0\0\x01\x2b\xff\xff\xff\xff\xff\xff\xff\xff\0\0\0\x07";
         let expected = [
             &b"\0\0\0\x05\0\0\0\x06\0\0\0\x02"[..],
             b"\x01a\0\0\0\x02",
             b"\0\0\0\x01",
             numbers,
-            b"\x01",
+            b"\x03",
             b"\0\0\x01\x02",
             numbers,
-            b"\0",
+            b"\x02",
             b"\x01b\0\0\0\x01",
             b"\0\0\0\0",
             numbers,
-            b"\x01",
+            b"\x03",
         ];
         assert_eq!(body_of(&three), expected.concat());
-        assert_eq!(&three.encode()[..10], b"annalsC1\0\x01");
+        assert_eq!(&three.encode()[..10], b"annalsC1\0\x02");
     }
 
     #[test]
@@ -237,10 +287,10 @@ mod tests {
 
     #[test]
     fn a_newer_version_is_not_called_damaged() {
-        let newer = Frame { version: 2, ..FRAME }.encode(0, |body| body.extend_from_slice(b"who knows"));
+        let newer = Frame { version: 3, ..FRAME }.encode(0, |body| body.extend_from_slice(b"who knows"));
         let error = Checkpoint::decode(&newer).unwrap_err();
-        let supported = "version 1";
-        assert_eq!(error, FormatError::Version { what: "the checkpoint", found: 2, supported });
+        let supported = "version 2";
+        assert_eq!(error, FormatError::Version { what: "the checkpoint", found: 3, supported });
     }
 
     #[test]
@@ -250,6 +300,8 @@ mod tests {
             PartitionCheckpoint { recovery_point: u64::MAX, ..ONE },
             PartitionCheckpoint { segment_base: 301, ..ONE },
             PartitionCheckpoint { position: POSITION_MAX + 1, ..ONE },
+            PartitionCheckpoint { high_watermark: Some(OFFSET_MAX + 1), ..ONE },
+            PartitionCheckpoint { first_dirty: Some(u64::MAX - 1), ..ONE },
         ];
         for entry in wrong {
             let error = Checkpoint::decode(&checkpoint(&[("a", 0, entry)]).encode()).unwrap_err();
@@ -260,6 +312,10 @@ mod tests {
             recovery_point: OFFSET_MAX,
             segment_base: OFFSET_MAX,
             position: POSITION_MAX,
+            high_watermark: Some(OFFSET_MAX),
+            first_dirty: Some(OFFSET_MAX),
+            epochs_checksum: u32::MAX,
+            producers: true,
             clean: false,
         };
         let right = checkpoint(&[("a", i32::MAX as u32, most)]);
@@ -278,12 +334,12 @@ mod tests {
         };
         assert!(matches!(set(13, b'b'), FormatError::Invalid { .. }), "a topic twice");
         assert!(matches!(set(13, b'/'), FormatError::Invalid { .. }), "a name with a slash");
-        assert!(matches!(set(18 + 37 + 3, 1), FormatError::Invalid { .. }), "a partition twice");
-        assert!(matches!(set(18 + 36, 2), FormatError::Invalid { .. }), "neither clean nor not");
+        assert!(matches!(set(18 + 57 + 3, 1), FormatError::Invalid { .. }), "a partition twice");
+        assert!(matches!(set(18 + 56, 4), FormatError::Invalid { .. }), "a flag not known");
         assert!(matches!(set(8, 0xff), FormatError::Short { .. }), "too many topics");
         assert!(matches!(set(14, 0xff), FormatError::Short { .. }), "too many partitions");
         assert!(matches!(set(11, 1), FormatError::Trailing { .. }), "too few topics");
-        let empty_topic = [&body[..11], b"\x01", b"\x01a\0\0\0\0", &[0; 37]].concat();
+        let empty_topic = [&body[..11], b"\x01", b"\x01a\0\0\0\0", &[0; 57]].concat();
         assert!(matches!(Checkpoint::decode(&framed(&empty_topic)), Err(FormatError::Invalid { .. })));
         for length in 0..body.len() {
             Checkpoint::decode(&framed(&body[..length])).unwrap_err();
@@ -303,14 +359,23 @@ mod tests {
     }
 
     fn any_entry() -> impl Strategy<Value = PartitionCheckpoint> {
-        let fields = (0..=OFFSET_MAX, 0..=OFFSET_MAX, 0..=OFFSET_MAX, 0..=POSITION_MAX, any::<bool>());
-        fields.prop_map(|(log_start, first, second, position, clean)| PartitionCheckpoint {
-            log_start,
-            recovery_point: first.max(second),
-            segment_base: first.min(second),
-            position,
-            clean,
-        })
+        let fields = (0..=OFFSET_MAX, 0..=OFFSET_MAX, 0..=OFFSET_MAX, 0..=POSITION_MAX, any::<[bool; 2]>());
+        let more = (prop::option::of(0..=OFFSET_MAX), prop::option::of(0..=OFFSET_MAX), any::<u32>());
+        (fields, more).prop_map(
+            |((log_start, first, second, position, flags), (high_watermark, first_dirty, epochs_checksum))| {
+                PartitionCheckpoint {
+                    log_start,
+                    recovery_point: first.max(second),
+                    segment_base: first.min(second),
+                    position,
+                    high_watermark,
+                    first_dirty,
+                    epochs_checksum,
+                    producers: flags[0],
+                    clean: flags[1],
+                }
+            },
+        )
     }
 
     fn any_checkpoint() -> impl Strategy<Value = Checkpoint> {

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::format::TimestampType;
-use crate::partition::{CleanupPolicy, CompressionType, DURABILITY_FORMS, Durability, LogConfig};
+use crate::partition::{
+    CleanupPolicy, CompressionType, DURABILITY_FORMS, Durability, LogConfig, RetentionTime,
+};
 
 /// The settings of a topic: how many partitions, and whatever differs from the defaults.
 ///
@@ -281,6 +283,15 @@ const KEYS: &[Key] = &[
         doc: "What an append survives once it has returned: synced, interval:<ms>:<bytes>, or process." },
     Key { name: "annals.max.decompressed.bytes", default: "268435456", apply: |log, text| integer(&mut log.max_decompressed_bytes, text, 1..=INT),
         doc: "The largest content of a compressed batch; one that holds more is refused." },
+    Key { name: "annals.max.producers", default: "100000", apply: |log, text| integer(&mut log.max_producers, text, 1..=INT),
+        doc: "How many producers a partition remembers at most; a batch of one more is refused." },
+    // Kafka's `producer.id.expiration.ms`, which is a setting of the broker there.
+    Key { name: "annals.producer.expiration.ms", default: "86400000", apply: |log, text| integer(&mut log.producer_expiration_ms, text, 1..=LONG),
+        doc: "How long a producer is remembered after its last append." },
+    Key { name: "annals.replicated", default: "false", apply: |log, text| boolean(&mut log.replicated, text),
+        doc: "Whether a replicator sets the high watermark; otherwise it is the log end." },
+    Key { name: "annals.retention.by", default: "record", apply: |log, text| one_of(&mut log.retention_by, text, RETENTION_TIMES),
+        doc: "Whether records grow old by their own time (record) or by that of their append (append)." },
     Key { name: "cleanup.policy", default: "delete", apply: |log, text| policy(&mut log.cleanup_policy, text),
         doc: "What happens to old records: delete, compact, or both." },
     Key { name: "compression.gzip.level", default: "-1", apply: |log, text| level(&mut log.compression_gzip_level, text, 1..=9),
@@ -356,6 +367,9 @@ const COMPRESSION_TYPES: &[(&str, CompressionType)] = &[
     ("lz4", CompressionType::Lz4),
     ("zstd", CompressionType::Zstd),
 ];
+
+const RETENTION_TIMES: &[(&str, RetentionTime)] =
+    &[("record", RetentionTime::Record), ("append", RetentionTime::Append)];
 
 const TIMESTAMP_TYPES: &[(&str, TimestampType)] =
     &[("CreateTime", TimestampType::CreateTime), ("LogAppendTime", TimestampType::LogAppendTime)];
@@ -507,6 +521,10 @@ fn blank() -> LogConfig {
         unclean_leader_election_enable: false,
         durability: Durability::Synced,
         max_decompressed_bytes: 0,
+        replicated: false,
+        retention_by: RetentionTime::Record,
+        producer_expiration_ms: 0,
+        max_producers: 0,
     }
 }
 

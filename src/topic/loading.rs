@@ -321,7 +321,7 @@ impl Shared {
             directory,
             pool: Arc::clone(&self.pool),
             clock: Arc::clone(&self.options.clock),
-            checkpoints: Arc::clone(&self.sink) as _,
+            surroundings: Arc::clone(&self.sink) as _,
             sparse: sparse || config.cleanup_policy.compact,
             config,
             clean,

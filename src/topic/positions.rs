@@ -17,6 +17,8 @@ use crate::types::TopicPartition;
 
 const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
 const LOG_STARTS: &str = "log-start-offset-checkpoint";
+const HIGH_WATERMARKS: &str = "replication-offset-checkpoint";
+const FIRST_DIRTY: &str = "cleaner-offset-checkpoint";
 /// Of checkpoints of 10 million partitions; a length beyond that is damage.
 const FILE_BYTES_MAX: u64 = 1 << 30;
 
@@ -30,6 +32,8 @@ pub(super) struct Positions {
     forgotten: bool,
     /// Whether Kafka's file may lie on disk as it was or as it was to be.
     kafka_in_doubt: bool,
+    /// What was last written to the files that are only written when they change.
+    written: BTreeMap<&'static str, Vec<u8>>,
 }
 
 impl Positions {
@@ -44,31 +48,30 @@ impl Positions {
         // One that does not decode was written by nobody: as good as none.
         let kafkas = text.as_deref().and_then(offsets);
         let Some(ours) = ours else {
-            let log_starts = optional(read_file(fs, Path::new(LOG_STARTS), FILE_BYTES_MAX))?;
-            let log_starts = log_starts.as_deref().and_then(offsets).unwrap_or_default();
-            let partitions = kafkas.unwrap_or_default().into_iter().map(|(id, recovery_point)| {
-                let log_start = log_starts.get(&id).copied();
-                (id, PartitionCheckpoint { log_start, recovery_point, place: None, clean: false })
-            });
-            return Ok((
-                Positions {
-                    partitions: partitions.collect(),
-                    kafka_checksum,
-                    forgotten: false,
-                    kafka_in_doubt: false,
-                },
-                false,
-            ));
+            let others = Others::read(fs)?;
+            let foreign = |(id, recovery_point)| {
+                let known = others.of(&id, recovery_point);
+                (id, known)
+            };
+            let partitions = kafkas.unwrap_or_default().into_iter().map(foreign).collect();
+            return Ok((Positions { partitions, kafka_checksum, ..Positions::default() }, false));
         };
         let undisturbed = kafkas.is_none() || ours.kafka_checksums.contains(&kafka_checksum);
         let kafkas = kafkas.unwrap_or_default();
+        let others = if undisturbed { Others::default() } else { Others::read(fs)? };
         let mut partitions = BTreeMap::new();
         for (id, stored) in ours.partitions {
-            let known =
-                if undisturbed { known(&stored) } else { disturbed(&stored, kafkas.get(&id).copied()) };
+            let known = if undisturbed {
+                known(&stored)
+            } else {
+                // What we knew of places and starts says nothing any more.
+                let kafkas = kafkas.get(&id).copied().unwrap_or(0);
+                let recovery_point = stored.recovery_point.min(kafkas);
+                PartitionCheckpoint { log_start: None, ..others.of(&id, recovery_point) }
+            };
             partitions.insert(id, known);
         }
-        Ok((Positions { partitions, kafka_checksum, forgotten: false, kafka_in_doubt: false }, !undisturbed))
+        Ok((Positions { partitions, kafka_checksum, ..Positions::default() }, !undisturbed))
     }
 
     pub(super) fn get(&self, id: &TopicPartition) -> Option<PartitionCheckpoint> {
@@ -107,6 +110,8 @@ impl Positions {
         };
         let text = entries(|position| Some(position.recovery_point));
         let log_starts = entries(|position| position.log_start.filter(|&start| start > 0));
+        let high_watermarks = entries(|position| position.high_watermark);
+        let first_dirty = entries(|position| position.first_dirty);
         let checksum = crc32fast::hash(&text);
         // One whose start is not known did not open; what Kafka's files say of it stands.
         let entry = |(id, position): (&TopicPartition, &PartitionCheckpoint)| {
@@ -122,8 +127,56 @@ impl Positions {
         self.kafka_in_doubt = false;
         self.kafka_checksum = checksum;
         replace_file(fs, Path::new(LOG_STARTS), &log_starts)?;
+        self.write_if_used(fs, HIGH_WATERMARKS, &high_watermarks)?;
+        self.write_if_used(fs, FIRST_DIRTY, &first_dirty)?;
         self.forgotten = false;
         Ok(())
+    }
+
+    /// Most stores have no replicas, or nothing to compact: then these two are not worth a sync each time.
+    fn write_if_used(&mut self, fs: &dyn FileSystem, name: &'static str, text: &[u8]) -> Result<()> {
+        let none = OffsetCheckpoint::default().encode().into_bytes();
+        let written = self.written.get(name).map_or(&none, |written| written);
+        if *written != text {
+            replace_file(fs, Path::new(name), text)?;
+            self.written.insert(name, text.to_vec());
+        }
+        Ok(())
+    }
+}
+
+/// What Kafka's other files say.
+#[derive(Debug, Default)]
+struct Others {
+    log_starts: HashMap<TopicPartition, u64>,
+    high_watermarks: HashMap<TopicPartition, u64>,
+    first_dirty: HashMap<TopicPartition, u64>,
+}
+
+impl Others {
+    fn read(fs: &dyn FileSystem) -> Result<Self> {
+        let read = |name| {
+            let text = optional(read_file(fs, Path::new(name), FILE_BYTES_MAX))?;
+            Ok(text.as_deref().and_then(offsets).unwrap_or_default())
+        };
+        Ok(Others {
+            log_starts: read(LOG_STARTS)?,
+            high_watermarks: read(HIGH_WATERMARKS)?,
+            first_dirty: read(FIRST_DIRTY)?,
+        })
+    }
+
+    fn of(&self, id: &TopicPartition, recovery_point: u64) -> PartitionCheckpoint {
+        PartitionCheckpoint {
+            log_start: self.log_starts.get(id).copied(),
+            recovery_point,
+            place: None,
+            high_watermark: self.high_watermarks.get(id).copied(),
+            first_dirty: self.first_dirty.get(id).copied(),
+            epochs_checksum: None,
+            producers: true,
+            clean: false,
+        }
     }
 }
 
@@ -132,14 +185,12 @@ fn known(stored: &Stored) -> PartitionCheckpoint {
         log_start: Some(stored.log_start),
         recovery_point: stored.recovery_point,
         place: Some((stored.segment_base, stored.position)),
+        high_watermark: stored.high_watermark,
+        first_dirty: stored.first_dirty,
+        epochs_checksum: Some(stored.epochs_checksum),
+        producers: stored.producers,
         clean: stored.clean,
     }
-}
-
-/// Another program wrote since: what we knew of places and starts says nothing any more.
-fn disturbed(stored: &Stored, kafkas: Option<u64>) -> PartitionCheckpoint {
-    let recovery_point = stored.recovery_point.min(kafkas.unwrap_or(0));
-    PartitionCheckpoint { log_start: None, recovery_point, place: None, clean: false }
 }
 
 fn stored(position: &PartitionCheckpoint, log_start: u64) -> Stored {
@@ -149,6 +200,10 @@ fn stored(position: &PartitionCheckpoint, log_start: u64) -> Stored {
         recovery_point: position.recovery_point,
         segment_base,
         position: place,
+        high_watermark: position.high_watermark,
+        first_dirty: position.first_dirty,
+        epochs_checksum: position.epochs_checksum.unwrap_or_default(),
+        producers: position.producers,
         clean: position.clean,
     }
 }

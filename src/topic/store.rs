@@ -26,7 +26,7 @@ use super::topic::{Topic, TopicState};
 use crate::error::{Error, Result};
 use crate::format::clean_shutdown;
 use crate::fs::{EntryKind, FileSystem, Lock, full_path, replace_file, retry};
-use crate::partition::{CheckpointSink, Partition};
+use crate::partition::{Partition, Surroundings};
 use crate::storage::FilePool;
 use crate::types::{TopicName, TopicPartition};
 
@@ -107,10 +107,15 @@ pub(super) struct Shared {
 #[derive(Debug, Default)]
 pub(super) struct Sink(Mutex<Weak<Shared>>);
 
-impl CheckpointSink for Sink {
+impl Surroundings for Sink {
     fn checkpoint(&self) -> Result<()> {
         let shared = self.0.lock().upgrade();
         shared.map_or(Ok(()), |shared| shared.write_positions())
+    }
+
+    fn allow_gaps(&self, id: &TopicPartition) -> Result<()> {
+        let shared = self.0.lock().upgrade();
+        shared.map_or(Ok(()), |shared| shared.allow_gaps(&id.topic))
     }
 }
 

@@ -1,0 +1,128 @@
+//! How the files of segments go from under their readers: renamed at once (`.deleted`), removed after
+//! `file.delete.delay.ms`.
+//!
+//! A reader in the middle goes on reading the renamed file. One that is slower than the delay is told that its
+//! offset is gone, or finds it in the segment that replaced the one it had.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::Log;
+use crate::error::{Error, Result};
+use crate::fs::{retry, sync_dir};
+use crate::storage::Segment;
+
+/// Segments whose files are renamed and not removed yet.
+#[derive(Debug)]
+pub(super) struct Removals {
+    retired: Mutex<Vec<Retired>>,
+    /// The log start that is known to be written down. What was deleted below it is no loss to the next opening;
+    /// above it, the names of the renamed files say so, and must stay.
+    saved_start: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Retired {
+    segment: Arc<Segment>,
+    due: Duration,
+}
+
+impl Removals {
+    pub(super) fn new(saved_start: u64) -> Self {
+        Removals { retired: Mutex::default(), saved_start: AtomicU64::new(saved_start) }
+    }
+}
+
+impl Log {
+    /// Renames the files of segments that are no longer part of the log. With `ordered`, each renaming is durable
+    /// before the next: a crash in the middle leaves the later ones.
+    pub(super) fn retire(&self, segments: &[Arc<Segment>], ordered: bool) -> Result<()> {
+        let delay = self.config.load().file_delete_delay_ms.max(0) as u64;
+        let due = self.clock.monotonic().saturating_add(Duration::from_millis(delay));
+        for segment in segments {
+            // A file of that name may still be waiting for its removal; it would be overwritten.
+            self.remove_where(|retired| retired.segment.base_offset() == segment.base_offset())?;
+            segment.retire()?;
+            self.removals.retired.lock().push(Retired { segment: Arc::clone(segment), due });
+            if ordered {
+                sync_dir(self.fs(), self.directory())?;
+            }
+        }
+        if !ordered && !segments.is_empty() {
+            sync_dir(self.fs(), self.directory())?;
+        }
+        Ok(())
+    }
+
+    /// Takes note that a log start is written down.
+    pub(super) fn note_saved_start(&self, log_start: u64) {
+        self.removals.saved_start.fetch_max(log_start, Ordering::AcqRel);
+    }
+
+    /// Whether a log start is not known to be written down.
+    pub(super) fn removals_unsaved(&self, log_start: u64) -> bool {
+        self.removals.saved_start.load(Ordering::Acquire) < log_start
+    }
+
+    /// Removes the files whose time has come. Returns their names.
+    pub(super) fn remove_due(&self) -> Result<Vec<PathBuf>> {
+        let now = self.clock.monotonic();
+        if !self.removals.retired.lock().iter().any(|retired| retired.due <= now) {
+            return Ok(Vec::new());
+        }
+        self.save_start_before_removal(now)?;
+        self.remove_where(|retired| retired.due <= now)
+    }
+
+    /// A full disk may have kept the log start from being written down. Then the files are emptied first, under
+    /// their names, which makes room for it.
+    fn save_start_before_removal(&self, now: Duration) -> Result<()> {
+        let log_start = self.log_start.load(Ordering::Acquire);
+        if !self.removals_unsaved(log_start) {
+            return Ok(());
+        }
+        let saved = match self.surroundings.checkpoint() {
+            Err(Error::StorageFull { .. }) => {
+                for retired in self.removals.retired.lock().iter().filter(|retired| retired.due <= now) {
+                    let log = retired.segment.log();
+                    log.take_back(0);
+                    log.file().with("empty", |file| retry(|| file.set_size(0)))?;
+                }
+                self.surroundings.checkpoint()
+            }
+            saved => saved,
+        };
+        saved.map(|()| self.note_saved_start(log_start))
+    }
+
+    fn remove_where(&self, mut concerned: impl FnMut(&Retired) -> bool) -> Result<Vec<PathBuf>> {
+        let mut removed = Vec::new();
+        let mut failed = Ok(());
+        self.removals.retired.lock().retain(|retired| {
+            if !concerned(retired) {
+                return true;
+            }
+            let path = retired.segment.path();
+            match retired.segment.remove_retired() {
+                Ok(()) => {
+                    removed.push(path);
+                    false
+                }
+                Err(error) => {
+                    failed = Err(error);
+                    true
+                }
+            }
+        });
+        failed.map(|()| removed)
+    }
+
+    /// How many segments wait for the removal of their files.
+    pub(super) fn retired_count(&self) -> usize {
+        self.removals.retired.lock().len()
+    }
+}

@@ -1,0 +1,184 @@
+//! The `.snapshot` files of a partition: what was known of producers at some offsets, and the way from there to
+//! what is known at another (Kafka's `ProducerStateManager.loadFromSnapshot`, `UnifiedLog.rebuildProducerState`).
+//!
+//! A snapshot is never the truth, only a shortcut: one that is missing or damaged makes the next older one, or the
+//! whole log, be read. One that covers more than the log holds is for what was lost, and is removed.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::producers::{ProducerBatch, Producers};
+use crate::error::{Error, Result};
+use crate::format::{AbortedTransaction, ProducerSnapshot, RecordBatch};
+use crate::fs::{FileSystem, read_file, remove_if_there, replace_file};
+use crate::storage::file_name::{FileKind, file_name};
+use crate::storage::{BatchReader, LogFile, Unreadable, find_batch_after};
+
+/// Of ten million producers; a length beyond that is damage.
+const SNAPSHOT_BYTES_MAX: u64 = 512 << 20;
+/// Snapshots that lie at no start of a segment, made at checkpoints: the last one may cover more than a power cut
+/// leaves of the log, so the one before is kept, too.
+const LOOSE_SNAPSHOTS: usize = 2;
+
+/// The snapshot files there are, by the offset that each covers.
+#[derive(Debug, Default)]
+pub(super) struct Snapshots {
+    offsets: Mutex<BTreeSet<u64>>,
+}
+
+impl Snapshots {
+    pub(super) fn new(offsets: impl IntoIterator<Item = u64>) -> Self {
+        Snapshots { offsets: Mutex::new(offsets.into_iter().collect()) }
+    }
+
+    /// Whether there is one for that offset.
+    pub(super) fn has(&self, offset: u64) -> bool {
+        self.offsets.lock().contains(&offset)
+    }
+
+    /// The newest one that can be read and covers no more than `end`; and the offset from which on the log has to
+    /// be read.
+    pub(super) fn load_newest(
+        &self,
+        fs: &dyn FileSystem,
+        directory: &Path,
+        end: u64,
+        now: i64,
+    ) -> Result<Option<(u64, Producers)>> {
+        let below: Vec<u64> = self.offsets.lock().range(..=end).rev().copied().collect();
+        for offset in below {
+            let bytes = match read_file(fs, &name(directory, offset), SNAPSHOT_BYTES_MAX) {
+                Ok(bytes) => bytes,
+                Err(Error::TooLarge { .. }) => continue,
+                Err(Error::Io { source, .. })
+                    if matches!(
+                        source.kind(),
+                        std::io::ErrorKind::NotFound | std::io::ErrorKind::InvalidInput
+                    ) =>
+                {
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            if let Ok(snapshot) = ProducerSnapshot::decode(&bytes) {
+                return Ok(Some((offset, Producers::load(&snapshot, now))));
+            }
+        }
+        Ok(None)
+    }
+
+    pub(super) fn write(
+        &self,
+        fs: &dyn FileSystem,
+        directory: &Path,
+        offset: u64,
+        snapshot: &ProducerSnapshot,
+    ) -> Result<()> {
+        let path = || crate::fs::full_path(fs, &name(directory, offset));
+        let bytes = snapshot.encode().map_err(|error| Error::Corruption {
+            path: path(),
+            position: 0,
+            offset,
+            detail: error.to_string(),
+        })?;
+        replace_file(fs, &name(directory, offset), &bytes)?;
+        self.offsets.lock().insert(offset);
+        Ok(())
+    }
+
+    /// Removes those that cover more than the log holds. Returns whether there were any; then the caller syncs the
+    /// directory.
+    pub(super) fn remove_above(&self, fs: &dyn FileSystem, directory: &Path, end: u64) -> Result<bool> {
+        let above: Vec<u64> = self.offsets.lock().range(end.saturating_add(1)..).copied().collect();
+        let any = !above.is_empty();
+        above.into_iter().try_for_each(|offset| self.remove(fs, directory, offset))?;
+        Ok(any)
+    }
+
+    pub(super) fn remove(&self, fs: &dyn FileSystem, directory: &Path, offset: u64) -> Result<()> {
+        if self.has(offset) {
+            remove_if_there(fs, &name(directory, offset))?;
+            self.offsets.lock().remove(&offset);
+        }
+        Ok(())
+    }
+
+    /// Removes those that nobody will ask for: below the log start, and all but the last few that lie at no start
+    /// of a segment.
+    pub(super) fn tidy(
+        &self,
+        fs: &dyn FileSystem,
+        directory: &Path,
+        log_start: u64,
+        bases: &[u64],
+    ) -> Result<()> {
+        let offsets: Vec<u64> = self.offsets.lock().iter().copied().collect();
+        let loose = offsets.iter().filter(|offset| bases.binary_search(offset).is_err()).count();
+        let mut spare = loose.saturating_sub(LOOSE_SNAPSHOTS);
+        for offset in offsets {
+            let is_loose = bases.binary_search(&offset).is_err();
+            if offset < log_start || is_loose && spare > 0 {
+                self.remove(fs, directory, offset)?;
+            }
+            spare = spare.saturating_sub(usize::from(is_loose));
+        }
+        Ok(())
+    }
+}
+
+fn name(directory: &Path, offset: u64) -> PathBuf {
+    file_name(directory, offset, FileKind::Snapshot)
+}
+
+/// A stretch of one log file to be read again.
+#[derive(Debug, Clone)]
+pub(super) struct Stretch {
+    pub(super) log: Arc<LogFile>,
+    /// Up to which byte.
+    pub(super) end: u64,
+}
+
+/// Feeds every batch of a producer from `from` on, in order, to what is known of producers. Hands out what was
+/// aborted. What cannot be read is passed over: whoever reads the records is told.
+pub(super) fn replay(
+    producers: &mut Producers,
+    stretches: &[Stretch],
+    from: u64,
+    now: i64,
+    mut aborted: impl FnMut(AbortedTransaction),
+) -> Result<()> {
+    let first = stretches.partition_point(|stretch| stretch.log.base_offset() <= from).saturating_sub(1);
+    for Stretch { log, end } in stretches.iter().skip(first) {
+        let mut reader = BatchReader::new(Arc::clone(log), 0);
+        let mut follows = log.base_offset();
+        loop {
+            let position = reader.position();
+            match reader.next(*end) {
+                Ok(Some(batch)) => {
+                    follows = batch.next_offset();
+                    if batch.last_offset() >= from {
+                        note(producers, &batch, now).into_iter().for_each(&mut aborted);
+                    }
+                }
+                Ok(None) => break,
+                Err(Unreadable::Failed(error)) => return Err(error),
+                Err(Unreadable::Damaged(_)) => match find_batch_after(log, position, *end, follows + 1)? {
+                    Some(behind) => reader.seek(behind),
+                    None => break,
+                },
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Takes note of one batch that is in the log.
+pub(super) fn note(producers: &mut Producers, batch: &RecordBatch, now: i64) -> Option<AbortedTransaction> {
+    batch.header().producer_id?;
+    // A marker that does not decode ends nothing; reading it says so.
+    let batch = ProducerBatch::of(batch).ok().flatten()?;
+    producers.apply(&batch, now)
+}

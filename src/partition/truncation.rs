@@ -1,0 +1,282 @@
+//! Taking back the end of a log (Kafka's `UnifiedLog.truncateTo`, `truncateFullyAndStartAt`): for followers whose
+//! log parts from their leader's.
+//!
+//! What must never happen is that the next opening misses what was cut: so the recovery point is lowered and
+//! written down before anything is touched. Segments go from the last to the first, each durably, so that a crash in
+//! the middle leaves a beginning of what was there. Readers see the log end go back before any byte does, and find
+//! their place again.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::snapshots::{Stretch, replay};
+use super::{DurableMark, Log, Partition, Writer};
+use crate::error::{Error, Result};
+use crate::fs::sync_dir;
+use crate::storage::{ActiveSegment, Indexes, LogFile, Segment};
+
+impl Partition {
+    /// Takes back everything from `offset` on; the next record gets that offset. A batch that holds it goes as a
+    /// whole. Returns whether anything was taken back.
+    ///
+    /// What others may have relied on is taken from them: this is for followers of a replicated log, as their
+    /// protocol says. The high watermark, what is known of producers and the leader epochs go back, too.
+    ///
+    /// # Errors
+    /// As the system calls fail; the partition may then be poisoned, and [`reopen`](Self::reopen) brings it back.
+    /// [`Error::ReadOnly`], [`Error::Closed`], [`Error::Damaged`], [`Error::Poisoned`].
+    pub fn truncate_to(&self, offset: u64) -> Result<bool> {
+        self.log.truncate_to(offset)
+    }
+
+    /// Drops the whole log and begins anew at `offset`: for a follower so far behind that its leader does not have
+    /// what comes next. The log start becomes `log_start` if given, which may lie above `offset`, inside of the
+    /// first batch to come.
+    ///
+    /// # Errors
+    /// As [`truncate_to`](Self::truncate_to).
+    pub fn truncate_fully_and_start_at(&self, offset: u64, log_start: Option<u64>) -> Result<()> {
+        self.log.truncate_fully(offset, log_start)
+    }
+}
+
+/// Keeps compaction from running while it is held.
+pub(super) struct NoCompaction<'a> {
+    log: &'a Log,
+    _held: parking_lot::MutexGuard<'a, ()>,
+}
+
+impl Drop for NoCompaction<'_> {
+    fn drop(&mut self) {
+        self.log.compaction_stop.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Log {
+    /// Has a compaction under way give up, and keeps others from beginning.
+    pub(super) fn pause_compaction(&self) -> NoCompaction<'_> {
+        self.compaction_stop.fetch_add(1, Ordering::AcqRel);
+        NoCompaction { log: self, _held: self.compacting.lock() }
+    }
+
+    fn truncate_to(&self, offset: u64) -> Result<bool> {
+        if let Some(done) = self.try_truncate_to(offset)? {
+            return Ok(done);
+        }
+        // Part of a batch was to be kept, and it goes as a whole: the next record follows behind a gap. Not under
+        // the lock of the writer: the store around it has locks of its own.
+        self.allow_gaps()?;
+        self.try_truncate_to(offset).map(Option::unwrap_or_default)
+    }
+
+    /// Returns `None` if a gap would remain that is not allowed yet.
+    fn try_truncate_to(&self, offset: u64) -> Result<Option<bool>> {
+        let _no_compaction = self.pause_compaction();
+        let _upkeep = self.upkeep.lock();
+        let _no_sync = self.commit.hold();
+        let mut writer = self.writer.lock();
+        writer.check(&self.id)?;
+        if offset >= writer.next_offset {
+            self.epochs.lock().truncate_from_end(writer.next_offset);
+            return Ok(Some(false));
+        }
+        let segments = self.segments.load_full();
+        let kept = segments.partition_point(|segment| segment.base_offset() <= offset);
+        let Some(target) = kept.checked_sub(1).and_then(|at| segments.get(at)) else {
+            self.begin_at(&mut writer, offset, None)?;
+            return Ok(Some(true));
+        };
+        let (position, end) = position_of(target, offset, writer.end_of(target))?;
+        if end < offset && self.dense() {
+            return Ok(None);
+        }
+        let done = self.cut_at(&mut writer, &segments, kept, position, end, offset);
+        self.finish_truncation(&mut writer, offset, done)?;
+        Ok(Some(true))
+    }
+
+    pub(super) fn truncate_fully(&self, offset: u64, log_start: Option<u64>) -> Result<()> {
+        if log_start.is_some_and(|start| start > offset) {
+            self.allow_gaps()?;
+        }
+        let _no_compaction = self.pause_compaction();
+        let _upkeep = self.upkeep.lock();
+        let _no_sync = self.commit.hold();
+        let mut writer = self.writer.lock();
+        writer.check(&self.id)?;
+        self.begin_at(&mut writer, offset, log_start)
+    }
+
+    /// Cuts `segments` so that the first `kept` stay, the last of them up to `position`.
+    fn cut_at(
+        &self,
+        writer: &mut Writer,
+        segments: &[Arc<Segment>],
+        kept: usize,
+        position: u64,
+        end: u64,
+        offset: u64,
+    ) -> Result<()> {
+        let (kept, gone) = segments.split_at(kept);
+        let Some((target, before)) = kept.split_last() else { return Ok(()) };
+        let base = target.base_offset();
+        self.lower_marks(DurableMark { offset: end, segment: base, position })?;
+        self.take_back(offset);
+        target.log().take_back(position);
+        // The segments that go are not to be synced or indexed any more.
+        let stays = |segment: &Arc<Segment>| before.iter().any(|kept| Arc::ptr_eq(kept, segment));
+        writer.unsynced.retain(|(segment, _)| stays(segment));
+        writer.unindexed.retain(stays);
+        let newest_first: Vec<_> = gone.iter().rev().cloned().collect();
+        let empty = Arc::new(Indexes::empty(base));
+        let indexes = self.cut_indexes(target, end, position).unwrap_or(empty);
+        self.retire(&newest_first, true)?;
+        target.log().cut(position)?;
+        target.log().file().sync()?;
+        let mut aborted = (*self.aborted_in(target)?).clone();
+        aborted.truncate_to(offset);
+        let interval = self.config.load().index_interval_bytes.into();
+        let log = Arc::clone(target.log());
+        let now = self.clock.now();
+        let active = ActiveSegment::reopen(log, self.directory(), interval, Some(indexes), now);
+        active.segment().set_aborted(aborted, true);
+        let mut list = before.to_vec();
+        list.push(Arc::clone(active.segment()));
+        writer.active = active;
+        self.segments.store(Arc::new(list));
+        Ok(())
+    }
+
+    /// The entries of a segment's indexes up to where it is cut.
+    fn cut_indexes(&self, segment: &Segment, offset: u64, position: u64) -> Option<Arc<Indexes>> {
+        let interval = self.config.load().index_interval_bytes.into();
+        let known = segment.indexes().ok()?;
+        let cut = known.cut_to(segment.log(), offset, position, interval);
+        cut.ok().map(Arc::new)
+    }
+
+    /// Drops all segments and begins one at `offset`.
+    fn begin_at(&self, writer: &mut Writer, offset: u64, log_start: Option<u64>) -> Result<()> {
+        let segments = self.segments.load_full();
+        let old_start = self.log_start.load(Ordering::Acquire);
+        self.lower_marks(DurableMark { offset: old_start, segment: old_start, position: 0 })?;
+        self.take_back(offset);
+        let done = (|| {
+            writer.unsynced.clear();
+            writer.unindexed.clear();
+            for segment in segments.iter() {
+                segment.log().take_back(0);
+            }
+            let newest_first: Vec<_> = segments.iter().rev().cloned().collect();
+            self.retire(&newest_first, true)?;
+            let interval = self.config.load().index_interval_bytes.into();
+            let now = self.clock.now();
+            let active = ActiveSegment::create(&self.pool, self.directory(), offset, interval, now)?;
+            sync_dir(self.fs(), self.directory())?;
+            self.segments.store(Arc::new(vec![Arc::clone(active.segment())]));
+            writer.active = active;
+            self.epochs.lock().clear();
+            let start = log_start.unwrap_or(offset).max(offset);
+            self.log_start.store(start, Ordering::Release);
+            Ok(())
+        })();
+        let start = log_start.unwrap_or(offset).max(offset);
+        self.reset_watermark(start);
+        self.finish_truncation(writer, start, done)
+    }
+
+    /// Before anything is cut, the next opening must not expect it.
+    fn lower_marks(&self, mark: DurableMark) -> Result<()> {
+        let before = *self.marks.lock();
+        if mark.offset < before.durable.offset {
+            let mut marks = self.marks.lock();
+            marks.durable = mark;
+            marks.first_dirty = marks.first_dirty.map(|dirty| dirty.min(mark.segment));
+        }
+        self.recovery_point.fetch_min(mark.offset, Ordering::AcqRel);
+        self.surroundings.checkpoint().inspect_err(|_| *self.marks.lock() = before)
+    }
+
+    /// Lets readers have no more than what lies below `offset`.
+    fn take_back(&self, offset: u64) {
+        self.lower_watermark(offset);
+        self.log_end.store(offset, Ordering::SeqCst);
+        let log_start = self.log_start.load(Ordering::Acquire);
+        self.log_start.store(log_start.min(offset), Ordering::Release);
+    }
+
+    /// Brings what is known of producers and leaders to the new end, and begins another life there. A failure in the
+    /// middle poisons: reopening goes back to what readers have.
+    fn finish_truncation(&self, writer: &mut Writer, offset: u64, done: Result<()>) -> Result<()> {
+        let done = done.and_then(|()| {
+            writer.next_offset = offset;
+            self.log_end.store(offset, Ordering::SeqCst);
+            self.snapshots.remove_above(self.fs(), self.directory(), offset)?;
+            sync_dir(self.fs(), self.directory())?;
+            self.epochs.lock().truncate_from_end(offset);
+            (writer.noted_epoch, writer.unsaved_snapshots) = (None, Vec::new());
+            self.rebuild_producers(writer, offset)?;
+            self.write_epochs()
+        });
+        if let Err(error) = done {
+            writer.poison("a truncation", &error);
+            return Err(error);
+        }
+        writer.created_synced = writer.created;
+        writer.life += 1;
+        let durable = self.marks.lock().durable.offset.min(offset);
+        self.commit.begin_life(writer.life, durable);
+        // Where the log is and where it was are both written down; the latter is only a lower bound.
+        self.surroundings.checkpoint()
+    }
+
+    /// What is known of producers at `end`, from the newest snapshot and the log behind it.
+    pub(super) fn rebuild_producers(&self, writer: &mut Writer, end: u64) -> Result<()> {
+        let now = self.clock.now();
+        let newest = self.snapshots.load_newest(self.fs(), self.directory(), end, now)?;
+        let (from, mut producers) = newest.unwrap_or_default();
+        let segments = self.segments.load_full();
+        let stretches: Vec<Stretch> = segments.iter().map(|segment| segment.stretch()).collect();
+        replay(&mut producers, &stretches, from, now, |_| {})?;
+        producers.advance_high_watermark(self.high_watermark());
+        writer.producers = producers;
+        self.note_unstable(writer);
+        Ok(())
+    }
+}
+
+/// Where in a segment the batch begins that holds `offset`, and where the data before it ends.
+fn position_of(segment: &Arc<Segment>, offset: u64, size: u64) -> Result<(u64, u64)> {
+    let mut reader = segment.reader_for(offset)?;
+    let mut end = None;
+    loop {
+        let position = reader.position();
+        let peeked = reader.peek(size).map_err(|error| unreadable(segment.log(), position, offset, error))?;
+        match peeked {
+            Some(header) if header.last_offset < offset => {
+                end = Some(header.next_offset());
+                reader.seek(position + header.size);
+            }
+            _ if position == 0 => return Ok((0, segment.base_offset())),
+            _ => {
+                // The index led right to it: the batch before is not known, but ends below it.
+                let first = peeked.map_or(offset, |header| header.base_offset.min(offset));
+                return Ok((position, end.unwrap_or(first)));
+            }
+        }
+    }
+}
+
+fn unreadable(log: &LogFile, position: u64, offset: u64, error: crate::storage::Unreadable) -> Error {
+    match error {
+        crate::storage::Unreadable::Damaged(error) => log.corruption(position, offset, error),
+        crate::storage::Unreadable::Failed(error) => error,
+    }
+}
+
+impl Writer {
+    /// How many bytes of a segment are written, published or not.
+    fn end_of(&self, segment: &Arc<Segment>) -> u64 {
+        if Arc::ptr_eq(segment, self.active.segment()) { self.active.position() } else { segment.size() }
+    }
+}
