@@ -584,6 +584,10 @@ mod tests {
             unclean_leader_election_enable: false,
             durability: Durability::Synced,
             max_decompressed_bytes: 256 << 20,
+            replicated: false,
+            retention_by: RetentionTime::Record,
+            producer_expiration_ms: 86_400_000,
+            max_producers: 100_000,
         };
         assert_eq!(log, expected);
     }
@@ -593,6 +597,10 @@ mod tests {
         let values = [
             ("annals.durability", "interval:5:6"),
             ("annals.max.decompressed.bytes", "4"),
+            ("annals.max.producers", "5"),
+            ("annals.producer.expiration.ms", "6"),
+            ("annals.replicated", "true"),
+            ("annals.retention.by", "append"),
             ("cleanup.policy", "compact"),
             ("compression.gzip.level", "7"),
             ("compression.lz4.level", "8"),
@@ -651,6 +659,10 @@ mod tests {
             unclean_leader_election_enable: true,
             durability: Durability::Interval { time: Duration::from_millis(5), bytes: 6 },
             max_decompressed_bytes: 4,
+            replicated: true,
+            retention_by: RetentionTime::Append,
+            producer_expiration_ms: 6,
+            max_producers: 5,
         };
         assert_eq!(config.resolve().unwrap(), expected);
         // Only the keys of tiered storage have no field.
