@@ -11,6 +11,8 @@
 
 mod append;
 mod commit;
+#[allow(dead_code, reason = "nothing runs it yet")]
+mod compaction;
 mod config;
 mod doubt;
 mod leftovers;
