@@ -244,3 +244,457 @@ pub(super) fn map_keys(
     // A record with a key that does not go in stays where it is, and so do all behind it.
     Ok(dirty.all(|record| record.key().is_none_or(|key| map.put(key, record.offset()))))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{golden, parse};
+    use super::*;
+    use crate::format::{
+        AbortedTransaction, ControlType, EndTransactionMarker, Record, TimestampType, crc32,
+    };
+
+    const T: i64 = 1_700_000_000_000;
+    const DAY: i64 = 86_400_000;
+    const NOBODY: &[(i64, i16, Option<u64>)] = &[];
+
+    /// A pass over one batch whose map covers all that it holds.
+    struct Pass<'a> {
+        mapped: &'a [(&'a str, u64)],
+        map_end: u64,
+        now: i64,
+        round_end: u64,
+        active: &'a [(i64, i16, Option<u64>)],
+        legacy_tombstones_kept: bool,
+        limit: usize,
+    }
+
+    impl Default for Pass<'_> {
+        fn default() -> Self {
+            Pass {
+                mapped: &[],
+                map_end: 1000,
+                now: T + 100_000,
+                round_end: 1000,
+                active: NOBODY,
+                legacy_tombstones_kept: true,
+                limit: 1 << 20,
+            }
+        }
+    }
+
+    impl Pass<'_> {
+        fn run(&self, batch: &RecordBatch) -> Filtered {
+            self.try_run(batch, &mut CleanedTransactions::default()).unwrap().0
+        }
+
+        fn try_run(
+            &self,
+            batch: &RecordBatch,
+            transactions: &mut CleanedTransactions,
+        ) -> Result<(Filtered, Counts), FormatError> {
+            let mut map = OffsetMap::new(4096, (1, 2));
+            for (key, offset) in self.mapped {
+                assert!(map.put(key.as_bytes(), *offset));
+            }
+            let last = |&(producer_id, epoch, last_data_offset)| {
+                (producer_id, LastBatch { epoch, last_data_offset })
+            };
+            let mut filter = Filter {
+                map: &map,
+                map_end: self.map_end,
+                now: self.now,
+                delete_retention_ms: DAY,
+                round_end: self.round_end,
+                last_batches: &self.active.iter().map(last).collect(),
+                legacy_tombstones_kept: self.legacy_tombstones_kept,
+                decompress_limit: self.limit,
+                counts: Counts::default(),
+            };
+            let filtered = filter.apply(batch, transactions)?;
+            Ok((filtered, filter.counts))
+        }
+
+        fn rewritten(&self, batch: &RecordBatch) -> RecordBatch {
+            match self.run(batch) {
+                Filtered::Rewritten(bytes) => parse(bytes),
+                other => panic!("not rewritten but {other:?}"),
+            }
+        }
+    }
+
+    fn build(options: BatchOptions, records: &[Record<'_>]) -> RecordBatch {
+        let mut builder = BatchBuilder::new(options);
+        for record in records {
+            builder.push(record).unwrap();
+        }
+        parse(builder.finish().unwrap())
+    }
+
+    fn marker(commit: bool) -> RecordBatch {
+        let options =
+            BatchOptions { base_offset: 10, producer_id: 7, producer_epoch: 3, ..Default::default() };
+        parse(EndTransactionMarker { coordinator_epoch: 0, commit }.encode_batch(&options).unwrap())
+    }
+
+    fn offsets(batch: &RecordBatch) -> Vec<u64> {
+        batch.records(1 << 20).unwrap().iter().map(|record| record.offset()).collect()
+    }
+
+    #[test]
+    fn a_tombstone_kept_gets_its_horizon_as_kafka_writes_it() {
+        let pass = Pass { mapped: &[("k1", 99), ("k2", 11), ("k3", 12)], ..Pass::default() };
+        let expected = golden("B9b_after_cleaning_delete_horizon");
+        assert_eq!(pass.run(&parse(golden("B9a_before_cleaning"))), Filtered::Rewritten(expected));
+    }
+
+    #[test]
+    fn what_an_active_producer_is_known_by_is_emptied_as_kafka_writes_it() {
+        let (full, empty) = (parse(golden("B4_v2_txn")), golden("B7_empty_after_compaction"));
+        let keys: Vec<String> =
+            (&full.records(0).unwrap()).into_iter().map(|r| text(r.key().unwrap())).collect();
+        let mapped: Vec<_> = keys.iter().map(|key| (key.as_str(), 900)).collect();
+        let pass = Pass { mapped: &mapped, active: &[(4000, 3, Some(201))], ..Pass::default() };
+        assert_eq!(pass.run(&full), Filtered::Emptied(empty.clone()));
+        assert_eq!(pass.run(&parse(empty.clone())), Filtered::Unchanged);
+        for active in [NOBODY, &[(4000, 3, Some(202))], &[(4000, 3, None)], &[(4001, 3, Some(201))]] {
+            let pass = Pass { mapped: &mapped, active, ..Pass::default() };
+            assert_eq!(pass.run(&full), Filtered::Dropped, "{active:?}");
+            assert_eq!(pass.run(&parse(empty.clone())), Filtered::Dropped, "{active:?}");
+        }
+    }
+
+    fn text(bytes: &[u8]) -> String {
+        String::from_utf8(bytes.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn aborted_data_goes_at_once_and_without_a_look_at_it() {
+        let full = parse(golden("B4_v2_txn"));
+        let run = |active| {
+            let mut transactions = CleanedTransactions::new([AbortedTransaction {
+                producer_id: 4000,
+                first_offset: 200,
+                last_offset: 202,
+                last_stable_offset: 203,
+            }]);
+            let pass = Pass { map_end: 0, active, ..Pass::default() };
+            pass.try_run(&full, &mut transactions).unwrap()
+        };
+        let counts = Counts { records_read: 2, bytes_read: 79, ..Counts::default() };
+        assert_eq!(run(NOBODY), (Filtered::Dropped, counts));
+        let emptied = Filtered::Emptied(golden("B7_empty_after_compaction"));
+        assert_eq!(run(&[(4000, 3, Some(201))]), (emptied, Counts { bytes_kept: 61, ..counts }));
+    }
+
+    #[test]
+    fn a_batch_of_which_all_stays_keeps_its_bytes() {
+        let names = ["B1_v2_single", "B3_v2_logappend", "B4_v2_txn", "C0_none", "L0_v0", "L1_v1"];
+        let compressed = ["C1_gzip", "C2_snappy", "C3_lz4", "C4_zstd", "L1_v1_gzip_wrapper"];
+        let features = cfg!(all(feature = "gzip", feature = "snappy", feature = "lz4", feature = "zstd"));
+        for name in names.into_iter().chain(compressed.into_iter().filter(|_| features)) {
+            assert_eq!(Pass::default().run(&parse(golden(name))), Filtered::Unchanged, "{name}");
+        }
+    }
+
+    #[test]
+    fn only_the_last_record_of_a_key_stays_and_all_beyond_the_map() {
+        let batch = build(
+            BatchOptions { base_offset: 10, ..BatchOptions::default() },
+            &[Record::new("0").key("a"), Record::new("1").key("a"), Record::new("2").key("b")],
+        );
+        let kept = |mapped, map_end| match (Pass { mapped, map_end, ..Pass::default() }).run(&batch) {
+            Filtered::Unchanged => vec![10, 11, 12],
+            Filtered::Dropped => vec![],
+            Filtered::Rewritten(bytes) => offsets(&parse(bytes)),
+            Filtered::Emptied(bytes) => panic!("emptied to {bytes:?}"),
+        };
+        assert_eq!(kept(&[("a", 11), ("b", 12)], 20), [11, 12]);
+        assert_eq!(kept(&[("a", 11)], 20), [11, 12], "a key that was not put is of the last record");
+        assert_eq!(kept(&[("a", 10)], 20), [10, 11, 12], "a record later than that of the map stays");
+        assert_eq!(kept(&[("a", 99), ("b", 12)], 20), [12]);
+        assert_eq!(kept(&[("a", 99), ("b", 99)], 20), []);
+        assert_eq!(kept(&[("a", 99), ("b", 99)], 11), [11, 12]);
+        assert_eq!(kept(&[("a", 99), ("b", 99)], 10), [10, 11, 12]);
+    }
+
+    #[test]
+    fn a_record_without_a_key_goes_unless_it_is_beyond_the_map() {
+        let batch = parse(golden("B2_v2_idempotent3"));
+        let (filtered, counts) =
+            Pass::default().try_run(&batch, &mut CleanedTransactions::default()).unwrap();
+        let Filtered::Rewritten(bytes) = filtered else { panic!("not rewritten but {filtered:?}") };
+        let bytes_kept = bytes.len() as u64;
+        let expected =
+            Counts { records_read: 3, records_kept: 2, without_key: 1, bytes_read: 112, bytes_kept };
+        assert_eq!(counts, expected);
+        assert_eq!(offsets(&parse(bytes)), [100, 102]);
+        let pass = Pass { map_end: 101, ..Pass::default() };
+        assert_eq!(offsets(&pass.rewritten(&batch)), [100, 101, 102], "rewritten for its tombstone");
+    }
+
+    #[test]
+    fn what_stays_keeps_everything() {
+        let before = parse(golden("B2_v2_idempotent3"));
+        let after = Pass { mapped: &[("key2", 900)], ..Pass::default() }.rewritten(&before);
+        let (old, new) = (before.header(), after.header());
+        let expected = BatchHeader {
+            size: new.size,
+            crc: new.crc,
+            records_count: Some(1),
+            // Of what stays: the record at T + 1000 is gone.
+            max_timestamp: T,
+            ..old.clone()
+        };
+        assert_eq!(new, &expected);
+        let (old, new) = (before.records(0).unwrap(), after.records(0).unwrap());
+        assert_eq!(format!("{:?}", old.iter().next()), format!("{:?}", new.iter().next()));
+        assert_eq!(new.iter().next().unwrap().headers().count(), 2);
+    }
+
+    #[test]
+    fn append_time_stays_the_time_of_all() {
+        let options = BatchOptions {
+            timestamp_type: TimestampType::LogAppendTime,
+            append_time: T + 7,
+            ..BatchOptions::default()
+        };
+        let records = [Record::new("1").key("a").timestamp(5), Record::tombstone().key("b").timestamp(6)];
+        let after = Pass { mapped: &[("a", 9)], ..Pass::default() }.rewritten(&build(options, &records));
+        let header = after.header();
+        assert_eq!((header.max_timestamp, header.timestamp_type), (T + 7, TimestampType::LogAppendTime));
+        assert_eq!(header.delete_horizon, Some(T + 100_000 + DAY));
+        assert_eq!(after.records(0).unwrap().iter().map(|r| r.timestamp()).collect::<Vec<_>>(), [T + 7]);
+    }
+
+    #[test]
+    #[cfg(all(feature = "gzip", feature = "snappy", feature = "lz4", feature = "zstd"))]
+    fn the_codec_stays() {
+        for name in ["C0_none", "C1_gzip", "C2_snappy", "C3_lz4", "C4_zstd"] {
+            let before = parse(golden(name));
+            let after = Pass { mapped: &[("key1", 900)], ..Pass::default() }.rewritten(&before);
+            assert_eq!(after.header().compression, before.header().compression);
+            let (old, new) = (before.records(1 << 20).unwrap(), after.records(1 << 20).unwrap());
+            assert_eq!(format!("{:?}", old.iter().last()), format!("{:?}", new.iter().last()));
+            assert_eq!((new.len(), after.next_offset()), (1, before.next_offset()));
+        }
+    }
+
+    #[test]
+    fn a_tombstone_goes_once_its_horizon_is_reached_and_not_before() {
+        let records = [Record::new("1").key("a").timestamp(T), Record::tombstone().key("b").timestamp(T + 1)];
+        let first = build(BatchOptions::default(), &records);
+        let now = T + 100_000;
+        let second = Pass { now, ..Pass::default() }.rewritten(&first);
+        assert_eq!((offsets(&second), second.header().delete_horizon), (vec![0, 1], Some(now + DAY)));
+        let times: Vec<_> = second.records(0).unwrap().iter().map(|record| record.timestamp()).collect();
+        assert_eq!((times, second.header().max_timestamp), (vec![T, T + 1], T + 1));
+
+        let later = |now| Pass { now, ..Pass::default() }.run(&second);
+        assert_eq!(later(now), Filtered::Unchanged);
+        assert_eq!(later(now + DAY - 1), Filtered::Unchanged);
+        let third = Pass { now: now + DAY, ..Pass::default() }.rewritten(&second);
+        assert_eq!(offsets(&third), [0]);
+    }
+
+    #[test]
+    fn a_horizon_is_set_once() {
+        let records = [Record::new("1").key("a").timestamp(T), Record::tombstone().key("b").timestamp(T)];
+        let horizon = T + 55;
+        let options = BatchOptions { delete_horizon: Some(horizon), ..BatchOptions::default() };
+        let batch = build(options, &records);
+        let pass = Pass { now: T + 1, mapped: &[("a", 900)], ..Pass::default() };
+        let after = pass.rewritten(&batch);
+        assert_eq!((offsets(&after), after.header().delete_horizon), (vec![1], Some(horizon)));
+        assert_eq!(after.records(0).unwrap().iter().next().unwrap().timestamp(), T);
+    }
+
+    #[test]
+    fn a_superseded_tombstone_goes_at_once() {
+        let batch = build(BatchOptions::default(), &[Record::tombstone().key("b")]);
+        assert_eq!(Pass { mapped: &[("b", 9)], ..Pass::default() }.run(&batch), Filtered::Dropped);
+    }
+
+    #[test]
+    fn a_marker_goes_in_two_passes_after_the_data() {
+        // What looks like its key is in the map: it must not be asked.
+        for (commit, key) in [(true, ControlType::Commit), (false, ControlType::Abort)] {
+            let key = text(&key.encode_key());
+            let mapped = [(key.as_str(), 900)];
+            let pass = |now| Pass { now, mapped: &mapped, ..Pass::default() };
+            let second = pass(T).rewritten(&marker(commit));
+            assert_eq!((second.header().delete_horizon, offsets(&second)), (Some(T + DAY), vec![10]));
+            let expected = BatchHeader {
+                crc: second.header().crc,
+                size: second.header().size,
+                delete_horizon: Some(T + DAY),
+                base_timestamp: T + DAY,
+                ..marker(commit).header().clone()
+            };
+            assert_eq!(second.header(), &expected);
+            let record = |batch: &RecordBatch| format!("{:?}", batch.records(0).unwrap());
+            assert_eq!(record(&second), record(&marker(commit)));
+            assert_eq!(pass(T + DAY - 1).run(&second), Filtered::Unchanged);
+            assert_eq!(pass(T + DAY).run(&second), Filtered::Dropped);
+        }
+    }
+
+    #[test]
+    fn a_marker_of_data_that_is_there_gets_no_horizon() {
+        let options = BatchOptions {
+            base_offset: 9,
+            producer_id: 7,
+            producer_epoch: 3,
+            base_sequence: 0,
+            transactional: true,
+            ..BatchOptions::default()
+        };
+        let data = build(options, &[Record::new("v").key("k")]);
+        let mut transactions = CleanedTransactions::default();
+        let pass = Pass { mapped: &[("k", 900)], ..Pass::default() };
+        // Even if all of it goes in this pass.
+        assert_eq!(pass.try_run(&data, &mut transactions).unwrap().0, Filtered::Dropped);
+        assert_eq!(pass.try_run(&marker(true), &mut transactions).unwrap().0, Filtered::Unchanged);
+        assert_ne!(pass.try_run(&marker(true), &mut transactions).unwrap().0, Filtered::Unchanged);
+    }
+
+    #[test]
+    fn a_marker_by_which_a_producer_is_known_is_emptied() {
+        let over = Pass { now: T, ..Pass::default() }.rewritten(&marker(true));
+        let run = |batch: &RecordBatch, active: &[(i64, i16, Option<u64>)]| {
+            Pass { now: T + DAY, active, ..Pass::default() }.run(batch)
+        };
+        let Filtered::Emptied(empty) = run(&over, &[(7, 3, None)]) else { panic!("not emptied") };
+        let empty = parse(empty);
+        assert_eq!(offsets(&empty), []);
+        let (is, was) = (empty.header(), marker(true).header().clone());
+        assert_eq!((is.producer_id, is.producer_epoch, is.control), (Some(7), 3, true));
+        assert_eq!((is.base_offset, is.max_timestamp, is.delete_horizon), (10, was.max_timestamp, None));
+        assert_eq!(run(&empty, &[(7, 3, None)]), Filtered::Unchanged);
+        for active in [NOBODY, &[(7, 4, None)], &[(7, 3, Some(9))], &[(8, 3, None)]] {
+            assert_eq!(run(&over, active), Filtered::Dropped, "{active:?}");
+            assert_eq!(run(&empty, active), Filtered::Dropped, "{active:?}");
+        }
+    }
+
+    #[test]
+    fn the_last_batch_of_a_round_is_never_dropped() {
+        let batch = build(BatchOptions::default(), &[Record::new("0").key("a"), Record::new("1").key("a")]);
+        let run = |round_end| Pass { mapped: &[("a", 9)], round_end, ..Pass::default() }.run(&batch);
+        let Filtered::Emptied(empty) = run(2) else { panic!("not emptied") };
+        let empty = parse(empty);
+        assert_eq!((empty.base_offset(), empty.next_offset(), empty.header().records_count), (0, 2, Some(0)));
+        assert_eq!((run(1), run(3)), (Filtered::Dropped, Filtered::Dropped));
+    }
+
+    #[test]
+    fn records_that_do_not_decode_are_an_error() {
+        let mut bytes = golden("B1_v2_single");
+        // The length of the record; the checksum is made to fit again.
+        bytes[61] += 2;
+        crate::format::stamp_max_timestamp(&mut bytes, T).unwrap();
+        let run = |batch| Pass::default().try_run(batch, &mut CleanedTransactions::default());
+        assert!(run(&parse(bytes)).is_err());
+    }
+
+    #[test]
+    #[cfg(feature = "gzip")]
+    fn no_more_is_decompressed_than_allowed() {
+        let pass = Pass { limit: 50, ..Pass::default() };
+        let found = pass.try_run(&parse(golden("C1_gzip")), &mut CleanedTransactions::default());
+        assert!(matches!(found, Err(FormatError::Limit { limit: 50, .. })), "{found:?}");
+    }
+
+    /// A message of magic 1.
+    fn legacy(offset: u64, codec: u8, key: Option<&str>, value: Option<&[u8]>) -> Vec<u8> {
+        let mut covered = vec![1, codec];
+        covered.extend_from_slice(&T.to_be_bytes());
+        for part in [key.map(str::as_bytes), value] {
+            covered.extend_from_slice(&part.map_or(-1, |part| part.len() as i32).to_be_bytes());
+            covered.extend_from_slice(part.unwrap_or_default());
+        }
+        let mut message = offset.to_be_bytes().to_vec();
+        message.extend_from_slice(&(covered.len() as i32 + 4).to_be_bytes());
+        message.extend_from_slice(&crc32(&covered).to_be_bytes());
+        message.extend_from_slice(&covered);
+        message
+    }
+
+    #[test]
+    fn a_legacy_message_stays_or_goes_as_it_is() {
+        let batch = parse(legacy(3, 0, Some("k"), Some(b"v")));
+        let run = |mapped, round_end| Pass { mapped, round_end, ..Pass::default() }.run(&batch);
+        assert_eq!(run(&[("k", 3)], 4), Filtered::Unchanged);
+        assert_eq!(run(&[("k", 4)], 5), Filtered::Dropped);
+        let Filtered::Emptied(empty) = run(&[("k", 4)], 4) else { panic!("not emptied") };
+        let empty = parse(empty);
+        assert_eq!((empty.header().magic, empty.base_offset(), empty.next_offset()), (2, 3, 4));
+        assert_eq!((empty.header().max_timestamp, empty.header().producer_id), (T, None));
+    }
+
+    #[test]
+    fn a_legacy_tombstone_goes_by_the_age_of_its_segment() {
+        let batch = parse(legacy(3, 0, Some("k"), None));
+        let run = |legacy_tombstones_kept| Pass { legacy_tombstones_kept, ..Pass::default() }.run(&batch);
+        assert_eq!((run(true), run(false)), (Filtered::Unchanged, Filtered::Dropped));
+    }
+
+    #[test]
+    #[cfg(feature = "gzip")]
+    fn what_stays_of_a_legacy_wrapper_becomes_a_batch_of_today() {
+        for name in ["L0_v0_gzip_wrapper", "L1_v1_gzip_wrapper"] {
+            let before = parse(golden(name));
+            let old = before.records(1 << 20).unwrap();
+            for (gone, stays) in [(("k1", 900), 11), (("k2", 900), 10)] {
+                let after = Pass { mapped: &[gone], ..Pass::default() }.rewritten(&before);
+                let header = after.header();
+                assert_eq!((header.magic, header.compression), (2, Compression::Gzip), "{name}");
+                // Where the wrapper ended, the batch ends, though its last record is gone.
+                assert_eq!((header.base_offset, header.next_offset()), (stays, 12), "{name}");
+                assert_eq!((header.producer_id, header.leader_epoch), (None, None), "{name}");
+                let new = after.records(1 << 20).unwrap();
+                let of = |records: &RecordSet| {
+                    let record = records.iter().find(|record| record.offset() == stays).unwrap();
+                    (text(record.key().unwrap()), text(record.value().unwrap()), record.timestamp())
+                };
+                assert_eq!((new.len(), of(&new)), (1, of(&old)), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    #[cfg(feature = "gzip")]
+    fn a_legacy_tombstone_that_is_written_again_gets_a_horizon() {
+        let mut inner = legacy(0, 0, Some("a"), Some(b"1"));
+        inner.extend(legacy(1, 0, Some("b"), None));
+        let mut value = Vec::new();
+        crate::format::compress(Compression::Gzip.into(), &inner, &mut value).unwrap();
+        let wrapper = parse(legacy(11, 1, None, Some(&value)));
+        assert_eq!(Pass::default().run(&wrapper), Filtered::Unchanged);
+        let pass = Pass { mapped: &[("a", 900)], ..Pass::default() };
+        let after = pass.rewritten(&wrapper);
+        assert_eq!((offsets(&after), after.header().delete_horizon), (vec![11], Some(pass.now + DAY)));
+        assert_eq!(Pass { legacy_tombstones_kept: false, ..pass }.run(&wrapper), Filtered::Dropped);
+    }
+
+    #[test]
+    fn only_keys_of_dirty_committed_data_are_mapped() {
+        let mut map = OffsetMap::new(24 * 3, (1, 2));
+        let mut transactions = CleanedTransactions::new([AbortedTransaction {
+            producer_id: 4000,
+            first_offset: 200,
+            last_offset: 202,
+            last_stable_offset: 203,
+        }]);
+        let mut feed = |map: &mut OffsetMap, batch: &RecordBatch, first_dirty| {
+            map_keys(map, batch, first_dirty, &mut transactions, 0).unwrap()
+        };
+        // key1 at 100, a record without a key, key2 at 102.
+        assert!(feed(&mut map, &parse(golden("B2_v2_idempotent3")), 101));
+        assert_eq!((map.len(), map.get(b"key1"), map.get(b"key2")), (1, None, Some(102)));
+        assert!(feed(&mut map, &parse(golden("B2_v2_idempotent3")), 103));
+        assert!(feed(&mut map, &parse(golden("B4_v2_txn")), 0), "aborted");
+        assert!(feed(&mut map, &parse(golden("B6_abort_marker")), 0));
+        assert_eq!(map.len(), 1);
+        assert!(!feed(&mut map, &parse(golden("B9a_before_cleaning")), 0), "three keys, room for one");
+    }
+}

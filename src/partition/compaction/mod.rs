@@ -13,4 +13,6 @@ mod candidates;
 mod filter;
 mod groups;
 mod offset_map;
+#[cfg(test)]
+mod tests;
 mod transactions;
