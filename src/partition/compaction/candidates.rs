@@ -1,7 +1,7 @@
 //! Which part of a log may be compacted, and whether it is worth it or due (Kafka's `LogCleanerManager`).
 //!
-//! What may be compacted ends below the active segment, below the last stable offset, and below every segment that
-//! is younger than `min.compaction.lag.ms`; it consists of whole segments.
+//! What may be compacted ends below the active segment, below the last stable offset, and below every segment
+//! that is younger than `min.compaction.lag.ms`; it consists of whole segments.
 
 use crate::partition::LogConfig;
 
@@ -38,7 +38,8 @@ pub(super) struct LogState<'a> {
 pub(super) struct Dirtiness {
     /// The first offset that was not compacted before.
     pub(super) first_dirty: u64,
-    /// The first offset that may not be compacted now: the base of a segment, or `first_dirty` if that is larger.
+    /// The first offset that may not be compacted now: the base of a segment, or `first_dirty` if that is
+    /// larger.
     pub(super) first_uncleanable: u64,
     /// Bytes of the segments that begin below `first_dirty`.
     pub(super) clean_bytes: u64,

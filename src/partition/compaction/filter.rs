@@ -1,11 +1,12 @@
-//! [`Filter`]: what compaction leaves of one batch (Kafka's `MemoryRecords.filterTo` and `Cleaner.cleanInto`).
+//! [`Filter`]: what compaction leaves of one batch (Kafka's `MemoryRecords.filterTo` and
+//! `Cleaner.cleanInto`).
 //!
-//! A record goes when a later one of its key is in the map, when it is a tombstone whose time is over, when its
-//! transaction was aborted, or when it has no key. What stays keeps its offset, timestamp and headers, and its batch
-//! keeps offsets, producer and codec; a batch of which nothing goes keeps its bytes.
+//! A record goes when a later one of its key is in the map, when it is a tombstone whose time is over, when
+//! its transaction was aborted, or when it has no key. What stays keeps its offset, timestamp and headers,
+//! and its batch keeps offsets, producer and codec; a batch of which nothing goes keeps its bytes.
 //!
-//! A tombstone or a marker that is of no more use goes in two passes: the first writes down in the batch when it may
-//! go (its delete horizon), once and for all; the first pass after that time removes it.
+//! A tombstone or a marker that is of no more use goes in two passes: the first writes down in the batch when
+//! it may go (its delete horizon), once and for all; the first pass after that time removes it.
 
 use std::collections::HashMap;
 
@@ -72,14 +73,15 @@ pub(super) struct Counts {
 pub(super) struct Filter<'a> {
     /// The last offsets of keys below `map_end`, of the part that was not compacted before.
     pub(super) map: &'a OffsetMap,
-    /// The first offset that the map does not cover: from here on every record of no aborted transaction stays.
+    /// The first offset that the map does not cover: from here on every record of no aborted transaction
+    /// stays.
     pub(super) map_end: u64,
     /// The time of this pass, in milliseconds since the epoch.
     pub(super) now: i64,
     /// `delete.retention.ms`.
     pub(super) delete_retention_ms: i64,
-    /// Where the range ends that may be compacted now; the batch before it is kept in any case, so that the log does
-    /// not seem to end earlier.
+    /// Where the range ends that may be compacted now; the batch before it is kept in any case, so that the
+    /// log does not seem to end earlier.
     pub(super) round_end: u64,
     /// The last batches of the producers that are active.
     pub(super) last_batches: &'a LastBatches,
@@ -217,9 +219,9 @@ fn rewrite(
     builder.finish()
 }
 
-/// Puts the keys of a batch into the map, before the pass that filters: those of records at `first_dirty` or later
-/// that belong to no aborted transaction (Kafka's `Cleaner.buildOffsetMapForSegment`). Returns whether all went in; if
-/// not, the map covers what lies below this batch.
+/// Puts the keys of a batch into the map, before the pass that filters: those of records at `first_dirty` or
+/// later that belong to no aborted transaction (Kafka's `Cleaner.buildOffsetMapForSegment`). Returns whether
+/// all went in; if not, the map covers what lies below this batch.
 ///
 /// # Errors
 /// [`FormatError`] if records do not decode.
@@ -536,6 +538,20 @@ mod tests {
             assert_eq!(pass(T + DAY - 1).run(&second), Filtered::Unchanged);
             assert_eq!(pass(T + DAY).run(&second), Filtered::Dropped);
         }
+    }
+
+    #[test]
+    #[cfg(feature = "gzip")]
+    fn a_marker_that_somebody_compressed_is_unpacked() {
+        let plain = marker(true);
+        let (header, records) = plain.as_bytes().split_at(61);
+        let mut bytes = header.to_vec();
+        crate::format::compress(Compression::Gzip.into(), records, &mut bytes).unwrap();
+        let length = bytes.len() as u32 - 12;
+        bytes[8..12].copy_from_slice(&length.to_be_bytes());
+        bytes[22] |= Compression::Gzip.id();
+        crate::format::stamp_max_timestamp(&mut bytes, plain.header().max_timestamp).unwrap();
+        assert_eq!(Pass::default().run(&parse(bytes)), Pass::default().run(&plain));
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Which segments become one: neighbours whose bytes, index entries and offsets fit into a single segment (Kafka's
-//! `Cleaner.groupSegmentsBySize`).
+//! Which segments become one: neighbours whose bytes, index entries and offsets fit into a single segment
+//! (Kafka's `Cleaner.groupSegmentsBySize`).
 
 use std::ops::Range;
 
@@ -11,8 +11,8 @@ const OFFSET_SPAN_MAX: u64 = i32::MAX as u64;
 pub(super) struct SegmentSizes {
     /// The base offset.
     pub(super) base_offset: u64,
-    /// The base offset of the next segment, or where the log that may be compacted ends: one more than the last
-    /// offset that can be in it.
+    /// The base offset of the next segment, or where the log that may be compacted ends: one more than the
+    /// last offset that can be in it.
     pub(super) next_base: u64,
     /// The size of the log file.
     pub(super) log_bytes: u64,
@@ -22,8 +22,8 @@ pub(super) struct SegmentSizes {
     pub(super) time_index_bytes: u64,
 }
 
-/// Ranges of `segments`, in order and without a gap, each of which fits into one segment before compaction and so
-/// also after it. A segment that is too large by itself is a group by itself.
+/// Ranges of `segments`, in order and without a gap, each of which fits into one segment before compaction
+/// and so also after it. A segment that is too large by itself is a group by itself.
 pub(super) fn group(segments: &[SegmentSizes], segment_bytes: u64, index_bytes: u64) -> Vec<Range<usize>> {
     let mut groups: Vec<Range<usize>> = Vec::new();
     let mut sum: Option<SegmentSizes> = None;
@@ -62,6 +62,7 @@ fn join(
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "one group is one range")]
 mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;

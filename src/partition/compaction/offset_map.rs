@@ -1,8 +1,8 @@
 //! [`OffsetMap`]: the last offset of each key, in memory that is bounded (Kafka's `SkimpyOffsetMap`).
 //!
-//! Keys are not kept, only a hash of each. Two keys with the same hash would be one key, and the older record would
-//! be lost; so the hash has 128 bits and a secret that nobody who writes records can know. (Kafka takes MD5, of which
-//! anybody can make two keys.)
+//! Keys are not kept, only a hash of each. Two keys with the same hash would be one key, and the older record
+//! would be lost; so the hash has 128 bits and a secret that nobody who writes records can know. (Kafka takes
+//! MD5, of which anybody can make two keys.)
 
 use std::fmt;
 
@@ -13,8 +13,8 @@ type Slot = [u64; 3];
 
 const FREE: Slot = [0; 3];
 
-/// Key to last offset, with open addressing. The memory is taken at once but touched only where a key falls, so a
-/// small log does not cost more because a large one is allowed to.
+/// Key to last offset, with open addressing. The memory is taken at once but touched only where a key falls,
+/// so a small log does not cost more because a large one is allowed to.
 pub(super) struct OffsetMap {
     slots: Vec<Slot>,
     len: usize,
@@ -46,7 +46,8 @@ impl OffsetMap {
         Self::new(usize::try_from(bytes).unwrap_or(usize::MAX).min(memory_bytes), secret)
     }
 
-    /// Sets the last offset of a key. If the key is new and the map is full it returns false and changes nothing.
+    /// Sets the last offset of a key. If the key is new and the map is full it returns false and changes
+    /// nothing.
     pub(super) fn put(&mut self, key: &[u8], offset: u64) -> bool {
         let (hash, start) = self.locate(key);
         let (before, from) = self.slots.split_at_mut(start);

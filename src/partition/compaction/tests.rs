@@ -1,4 +1,5 @@
-//! Whole logs in memory, compacted pass by pass: after any of them each key has its last committed record, as it was.
+//! Whole logs in memory, compacted pass by pass: after any of them each key has its last committed record, as
+//! it was.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -195,8 +196,8 @@ impl Log {
         seen
     }
 
-    /// Compacts it from `first_dirty` to its end, in as many rounds as the map needs; returns what became of the
-    /// batches in the last.
+    /// Compacts it from `first_dirty` to its end, in as many rounds as the map needs; returns what became of
+    /// the batches in the last.
     fn compact(&mut self, mut first_dirty: u64, slots: usize, now: i64) -> Vec<Filtered> {
         loop {
             let mut map = OffsetMap::new(slots * OffsetMap::SLOT_BYTES, (3, 4));

@@ -1,9 +1,9 @@
 //! [`CleanedTransactions`]: to which transactions the batches belong that compaction walks through, and which
 //! markers are still needed (Kafka's `CleanedTransactionMetadata`).
 //!
-//! Data of an aborted transaction goes at once. The marker of a transaction may go once a pass has found no data batch
-//! of it; until then an aborted one stays in the transaction index as well. An empty data batch, kept for its
-//! producer's sake, is a data batch.
+//! Data of an aborted transaction goes at once. The marker of a transaction may go once a pass has found no
+//! data batch of it; until then an aborted one stays in the transaction index as well. An empty data batch,
+//! kept for its producer's sake, is a data batch.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -36,8 +36,8 @@ impl CleanedTransactions {
         walk
     }
 
-    /// Tells of aborted transactions whose data or marker lies ahead. They may be told more than once, as they are if
-    /// each segment's are added when it is reached.
+    /// Tells of aborted transactions whose data or marker lies ahead. They may be told more than once, as
+    /// they are if each segment's are added when it is reached.
     pub(super) fn add(&mut self, aborted: impl IntoIterator<Item = AbortedTransaction>) {
         let keyed = aborted.into_iter().map(|entry| ((entry.first_offset, entry.producer_id), entry));
         self.ahead.extend(keyed);
@@ -60,8 +60,8 @@ impl CleanedTransactions {
         }
     }
 
-    /// Takes the next batch, which must be a control batch: whether it is of no more use, because no data of its
-    /// transaction was seen. The entry of an aborted transaction that still needs its marker is kept.
+    /// Takes the next batch, which must be a control batch: whether it is of no more use, because no data of
+    /// its transaction was seen. The entry of an aborted transaction that still needs its marker is kept.
     ///
     /// # Errors
     /// [`FormatError`] if its record does not decode.
@@ -92,8 +92,8 @@ impl CleanedTransactions {
         Ok(!committing)
     }
 
-    /// The entries for the transaction index of what was walked through since the last call, in order: one for each
-    /// marker of an aborted transaction that is still needed.
+    /// The entries for the transaction index of what was walked through since the last call, in order: one
+    /// for each marker of an aborted transaction that is still needed.
     pub(super) fn take_retained(&mut self) -> Vec<AbortedTransaction> {
         std::mem::take(&mut self.retained)
     }
@@ -221,8 +221,8 @@ mod tests {
         let mut walk = CleanedTransactions::new([first]);
         assert!(walk.on_data(&data(1, 0)));
         walk.add([first, last]);
-        assert!(walk.on_data(&data(1, 1)));
-        assert!(!on_control(&mut walk, &marker(1, 2, false)));
+        assert!(!walk.on_data(&data(2, 1)));
+        assert!(!on_control(&mut walk, &marker(1, 2, false)), "its data was seen before it was told again");
         // Late, and so about nothing that is still to come.
         walk.add([first]);
         assert!(!walk.on_data(&data(1, 3)));
