@@ -17,6 +17,8 @@
 mod aborted;
 mod append;
 mod commit;
+#[allow(dead_code, reason = "nothing runs it yet")]
+mod compaction;
 mod config;
 mod doubt;
 mod epochs;

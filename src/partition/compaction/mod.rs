@@ -1,0 +1,18 @@
+//! Compaction (Kafka's `LogCleaner`): of each key only the last record stays, under its own offset.
+//!
+//! Whatever is removed, no offset, timestamp, header or order of what stays ever changes, and a reader that
+//! reaches the end of the log within `delete.retention.ms` sees every tombstone and every transaction marker.
+//! What is here decides and computes; it opens no file, takes no lock and asks no clock.
+//!
+//! - which part of a log is dirty, and whether to compact it now (`candidates.rs`);
+//! - the last offset of each key of that part, in bounded memory (`offset_map.rs`);
+//! - which segments become one (`groups.rs`);
+//! - what is left of each batch (`filter.rs`), and whose transaction it belongs to (`transactions.rs`).
+
+mod candidates;
+mod filter;
+mod groups;
+mod offset_map;
+#[cfg(test)]
+mod tests;
+mod transactions;
