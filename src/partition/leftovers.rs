@@ -9,6 +9,9 @@ use crate::fs::{EntryKind, full_path, remove_if_there, retry, sync_dir};
 use crate::storage::file_name::{FileKind, Stage, file_name, parse_file_name};
 use crate::storage::{BatchReader, LogFile, Unreadable};
 
+/// The leader epochs, half written.
+const LEADER_EPOCHS_TEMPORARY: &str = "leader-epoch-checkpoint.tmp";
+
 impl Recovery<'_> {
     /// Removes files on their way out, and finishes or undoes a swap of segments (Kafka's `LogLoader`).
     pub(super) fn finish_interrupted_changes(&mut self) -> Result<()> {
@@ -17,8 +20,10 @@ impl Recovery<'_> {
         }
         let mut staged = Vec::new();
         for (name, kind) in self.list()? {
-            if let (Some((offset, file, stage)), EntryKind::File) = (parse_file_name(&name), kind) {
-                staged.push((offset, file, stage, name));
+            match (parse_file_name(&name), kind) {
+                (Some((offset, file, stage)), EntryKind::File) => staged.push((offset, file, stage, name)),
+                (None, EntryKind::File) if name == LEADER_EPOCHS_TEMPORARY => self.remove(&name)?,
+                _ => {}
             }
         }
         if staged.iter().all(|(_, _, stage, _)| *stage == Stage::Final) {
@@ -38,8 +43,7 @@ impl Recovery<'_> {
         for (offset, kind, stage, name) in &staged {
             let undone = *stage == Stage::Swap && *offset >= first_cleaned;
             // Only what can be had again from the log: a log under such a name would be none of ours.
-            let half_written =
-                *stage == Stage::Temporary && matches!(kind, FileKind::OffsetIndex | FileKind::TimeIndex);
+            let half_written = *stage == Stage::Temporary && *kind != FileKind::Log;
             if matches!(stage, Stage::Deleted | Stage::Cleaned) || undone || half_written {
                 self.remove(name)?;
             }
