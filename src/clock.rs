@@ -13,6 +13,11 @@ pub trait Clock: std::fmt::Debug + Send + Sync {
 
     /// Time since some fixed moment. Must never go back.
     fn monotonic(&self) -> Duration;
+
+    /// Lets so much time pass; for work that keeps to a rate. A clock that does not go by itself should move on.
+    fn sleep(&self, time: Duration) {
+        std::thread::sleep(time);
+    }
 }
 
 /// The machine's clock.
@@ -95,5 +100,9 @@ impl Clock for ManualClock {
 
     fn monotonic(&self) -> Duration {
         Duration::from_nanos(self.monotonic_nanos.load(Ordering::SeqCst))
+    }
+
+    fn sleep(&self, time: Duration) {
+        self.advance(time);
     }
 }

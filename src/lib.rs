@@ -48,9 +48,9 @@ mod types;
 pub use error::{Error, FormatError, Result};
 pub use format::{Record, RecordBatch, StoredRecord};
 pub use partition::{
-    AppendOptions, Appended, CleanupPolicy, CompressionType, Damage, Durability, EpochEnd, Expired,
-    FetchOptions, Fetched, Isolation, LogConfig, OpenTransaction, Partition, PartitionStats, ProducerState,
-    Records, RecoveryReport, RetentionTime, TimestampOffset,
+    AppendOptions, Appended, CleanupPolicy, CompactionReport, CompactionStatus, CompressionType, Damage,
+    Durability, EpochEnd, Expired, FetchOptions, Fetched, Isolation, LogConfig, OpenTransaction, Partition,
+    PartitionStats, ProducerState, Records, RecoveryReport, RetentionTime, TimestampOffset,
 };
 pub use storage::{
     IndexEntry, OffsetIndex, Segment, SegmentBatches, TimeIndex, TimeIndexEntry, TransactionIndex,

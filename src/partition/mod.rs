@@ -17,7 +17,6 @@
 mod aborted;
 mod append;
 mod commit;
-#[allow(dead_code, reason = "nothing runs it yet")]
 mod compaction;
 mod config;
 mod doubt;
@@ -48,6 +47,8 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 pub use append::{AppendOptions, Appended};
+pub(crate) use compaction::CompactionLimits;
+pub use compaction::{CompactionReport, CompactionStatus};
 pub use config::*;
 pub use epochs::EpochEnd;
 pub use producers::{OpenTransaction, ProducerState};
@@ -65,6 +66,7 @@ use crate::fs::{FileSystem, full_path};
 use crate::storage::{ActiveSegment, FilePool, Segment};
 use crate::types::TopicPartition;
 use commit::Commit;
+use compaction::Compaction;
 use epochs::EpochCache;
 use producers::Producers;
 use removal::Removals;
@@ -135,6 +137,8 @@ struct Log {
     snapshots: Snapshots,
     removals: Removals,
     counters: Counters,
+    compaction: Compaction,
+    compaction_limits: CompactionLimits,
     /// Held by whoever compacts, or keeps others from it.
     compacting: Mutex<()>,
     /// Tells whoever compacts to give up.
@@ -251,7 +255,6 @@ impl Partition {
     pub fn log_end(&self) -> u64 {
         self.log.log_end.load(Ordering::Acquire)
     }
-
 
     /// Offsets below it are known to be on disk. After a crash, reading begins here to find the end.
     pub fn recovery_point(&self) -> u64 {
@@ -379,6 +382,8 @@ impl Partition {
         self.log.writer.lock().state = State::Deleted;
         self.log.marks.lock().deleted = true;
         self.log.waiters.close();
+        // One under way must not write into what may soon be another's directory.
+        drop(self.log.pause_compaction());
     }
 }
 

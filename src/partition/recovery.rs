@@ -30,7 +30,9 @@ use super::removal::Removals;
 use super::roll::{LEADER_EPOCHS, checksum_of};
 use super::snapshots::{Snapshots, Stretch, note, replay};
 use super::watermark::Watermarks;
-use super::{DurableMark, Log, LogConfig, Marks, Partition, State, Surroundings, Writer, doubt};
+use super::{
+    CompactionLimits, DurableMark, Log, LogConfig, Marks, Partition, State, Surroundings, Writer, doubt,
+};
 use crate::clock::Clock;
 use crate::error::{Error, FormatError, Result};
 use crate::format::{AbortedTransaction, BatchHeader, LeaderEpochs};
@@ -112,6 +114,7 @@ pub(crate) struct Unopened {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) surroundings: Arc<dyn Surroundings>,
     pub(crate) config: LogConfig,
+    pub(crate) compaction_limits: CompactionLimits,
     pub(crate) sparse: bool,
     pub(crate) checkpoint: Option<PartitionCheckpoint>,
     /// Whether the store was shut down in good order.
@@ -265,6 +268,8 @@ impl Unopened {
             snapshots: known.snapshots,
             removals: Removals::new(log_start),
             counters: Default::default(),
+            compaction: Default::default(),
+            compaction_limits: self.compaction_limits,
             compacting: Mutex::default(),
             compaction_stop: AtomicUsize::new(0),
             upkeep: Mutex::default(),
@@ -350,7 +355,15 @@ impl Recovery<'_> {
                 return Err(Error::TooLarge { what: "a segment", size, limit, setting: "Kafka's format" });
             }
             let log = Arc::new(LogFile::new(file, base, 0));
-            self.parts.push(Part { log, size, kept: size, indexes: None, doubtful_from: None, aborted: None, aborted_unsaved: false });
+            self.parts.push(Part {
+                log,
+                size,
+                kept: size,
+                indexes: None,
+                doubtful_from: None,
+                aborted: None,
+                aborted_unsaved: false,
+            });
         }
         Ok(())
     }
@@ -473,9 +486,10 @@ impl Recovery<'_> {
             };
             part.aborted.iter_mut().for_each(|aborted| aborted.truncate_to(first));
         }
-        let none = self.from.checkpoint.is_some_and(|checkpoint| {
-            !checkpoint.producers && checkpoint.recovery_point == first
-        });
+        let none = self
+            .from
+            .checkpoint
+            .is_some_and(|checkpoint| !checkpoint.producers && checkpoint.recovery_point == first);
         if none {
             return Ok(());
         }

@@ -157,6 +157,7 @@ impl Log {
     }
 
     pub(super) fn close(&self) -> Result<Option<PartitionCheckpoint>> {
+        let _no_compaction = self.pause_compaction();
         let poisoned = matches!(self.writer.lock().state, State::Poisoned { .. });
         // A last attempt: what was acknowledged and is not on disk would otherwise be left to luck.
         let healed = if poisoned { self.reopen() } else { Ok(()) };

@@ -73,6 +73,7 @@ pub(crate) fn file_name(directory: &Path, offset: u64, kind: FileKind) -> PathBu
 /// The name of the same file at a step of a change.
 pub(crate) fn staged_name(directory: &Path, offset: u64, kind: FileKind, stage: Stage) -> PathBuf {
     let mut name = file_name(directory, offset, kind).into_os_string();
+    // Nothing for the one that is in its place.
     name.push(stage.suffix());
     name.into()
 }

@@ -278,8 +278,7 @@ impl Segment {
         }
         let (fs, name) = (self.log.file().pool().fs(), self.log.file().name());
         let metadata = retry(|| fs.metadata(&name));
-        let modified =
-            metadata.map_err(|error| Error::io("look at", &full_path(fs, &name), error))?.modified;
+        let modified = metadata.map_err(|error| Error::io("look at", &full_path(fs, &name), error))?.modified;
         self.appended_at.store(modified, Ordering::Release);
         Ok(modified)
     }
@@ -336,6 +335,30 @@ impl Segment {
             self.aborted_unsaved.store(true, Ordering::Release);
         }
         written
+    }
+
+    /// Writes what belongs to it beside its log, under the names of a stage.
+    pub(crate) fn write_staged(&self, aborted: &TransactionIndex, stage: Stage) -> Result<()> {
+        let (indexes, base, fs) = (self.indexes()?, self.base_offset(), self.log.file().pool().fs());
+        let name = |kind| staged_name(&self.directory, base, kind, stage);
+        indexes.time.write(fs, &name(FileKind::TimeIndex))?;
+        indexes.offset.write(fs, &name(FileKind::OffsetIndex))?;
+        if !aborted.entries().is_empty() {
+            let (index, checksum) = (name(FileKind::TransactionIndex), name(FileKind::TransactionChecksum));
+            aborted.write_as(fs, &index, &checksum)?;
+        }
+        Ok(())
+    }
+
+    /// Gives its files the names of another stage. The caller syncs the directory.
+    pub(crate) fn restage(&self, from: Stage, to: Stage) -> Result<()> {
+        let (base, fs) = (self.base_offset(), self.log.file().pool().fs());
+        self.log.file().rename(staged_name(&self.directory, base, FileKind::Log, to))?;
+        for kind in DERIVED_KINDS {
+            let name = |stage| staged_name(&self.directory, base, kind, stage);
+            rename_if_there(fs, &name(from), &name(to))?;
+        }
+        Ok(())
     }
 
     /// Gives its files the names of files on their way out. Readers go on reading them.
@@ -620,15 +643,18 @@ pub(crate) fn remove_derived_files(fs: &dyn FileSystem, directory: &Path, base_o
 fn retire_derived_files(fs: &dyn FileSystem, directory: &Path, base_offset: u64) -> Result<()> {
     for kind in DERIVED_KINDS {
         let from = file_name(directory, base_offset, kind);
-        let to = staged_name(directory, base_offset, kind, Stage::Deleted);
-        match retry(|| fs.rename(&from, &to)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::io("rename", &full_path(fs, &from), error));
-            }
-            _ => {}
-        }
+        rename_if_there(fs, &from, &staged_name(directory, base_offset, kind, Stage::Deleted))?;
     }
     Ok(())
+}
+
+fn rename_if_there(fs: &dyn FileSystem, from: &Path, to: &Path) -> Result<()> {
+    match retry(|| fs.rename(from, to)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io("rename", &full_path(fs, from), error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Notes batches in the indexes as they come (Kafka's `LogSegment.append`).

@@ -114,10 +114,15 @@ impl TransactionIndex {
 
     /// Writes the index and its checksum, each as a whole.
     pub(crate) fn write(&self, fs: &dyn FileSystem, directory: &Path, base: u64) -> Result<()> {
+        let name = |kind| file_name(directory, base, kind);
+        self.write_as(fs, &name(FileKind::TransactionIndex), &name(FileKind::TransactionChecksum))
+    }
+
+    /// As [`write`](Self::write), under names of the caller's.
+    pub(crate) fn write_as(&self, fs: &dyn FileSystem, index: &Path, checksum: &Path) -> Result<()> {
         let bytes: Vec<u8> = self.entries.iter().flat_map(AbortedTransaction::encode).collect();
-        replace_file(fs, &file_name(directory, base, FileKind::TransactionIndex), &bytes)?;
-        let checksum = encode_checksum(&bytes);
-        replace_file(fs, &file_name(directory, base, FileKind::TransactionChecksum), &checksum)
+        replace_file(fs, index, &bytes)?;
+        replace_file(fs, checksum, &encode_checksum(&bytes))
     }
 
     fn decode(bytes: &[u8], fs: &dyn FileSystem, name: &Path, base_offset: u64) -> Result<Self> {

@@ -322,6 +322,7 @@ impl Shared {
             pool: Arc::clone(&self.pool),
             clock: Arc::clone(&self.options.clock),
             surroundings: Arc::clone(&self.sink) as _,
+            compaction_limits: self.options.compaction_limits,
             sparse: sparse || config.cleanup_policy.compact,
             config,
             clean,

@@ -8,6 +8,7 @@ use super::store::Store;
 use crate::clock::{Clock, SystemClock};
 use crate::error::Result;
 use crate::fs::{Disk, FileSystem};
+use crate::partition::CompactionLimits;
 
 /// Settings of a store, each with a default that suits most.
 ///
@@ -26,6 +27,7 @@ pub struct StoreOptions {
     pub(super) recovery_threads: usize,
     pub(super) map_indexes: bool,
     pub(super) read_only: bool,
+    pub(super) compaction_limits: CompactionLimits,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) topic_defaults: TopicConfig,
 }
@@ -44,6 +46,7 @@ impl StoreOptions {
             recovery_threads: std::thread::available_parallelism().map_or(1, |threads| threads.get()),
             map_indexes: true,
             read_only: false,
+            compaction_limits: CompactionLimits { memory: 128 << 20, bytes_per_second: None },
             clock: Arc::new(SystemClock::new()),
             topic_defaults: TopicConfig::new(),
         }
@@ -78,6 +81,22 @@ impl StoreOptions {
     #[must_use]
     pub fn read_only(mut self, read_only: bool) -> Self {
         self.read_only = read_only;
+        self
+    }
+
+    /// How much memory compaction may use for the keys of a partition, in bytes: 24 for each key, and a tenth more.
+    /// By default 128 MiB, taken only as far as there are keys. If they do not fit, it goes through the log more
+    /// than once.
+    #[must_use]
+    pub fn compaction_memory(mut self, bytes: usize) -> Self {
+        self.compaction_limits.memory = bytes;
+        self
+    }
+
+    /// How many bytes a second compaction may read and write, together; `None`, the default, is no limit.
+    #[must_use]
+    pub fn compaction_bytes_per_second(mut self, bytes: Option<u64>) -> Self {
+        self.compaction_limits.bytes_per_second = bytes;
         self
     }
 
