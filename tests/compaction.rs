@@ -1,0 +1,254 @@
+//! Compaction through the public API: what stays, what goes, when, and what a crash in the middle leaves.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests fail by panicking")]
+
+#[path = "common/logs.rs"]
+mod logs;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use annals::fs::{Crash, Fault, When};
+use annals::{AppendOptions, Error, Isolation, Partition, Record, Store, TopicConfig};
+use logs::Machine;
+
+fn compacted() -> TopicConfig {
+    TopicConfig::new()
+        .segment_bytes(1_000)
+        .index_interval_bytes(200)
+        .set("cleanup.policy", "compact")
+        .unwrap()
+        .set("min.cleanable.dirty.ratio", "0.01")
+        .unwrap()
+        .set("delete.retention.ms", "60000")
+        .unwrap()
+}
+
+fn put(log: &Partition, key: &str, value: &str) -> u64 {
+    log.append(&Record::new(value).key(key)).unwrap()
+}
+
+/// Offset, key and value of every record.
+fn all(log: &Partition) -> Vec<(u64, String, Option<String>)> {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    log.read_from(log.log_start())
+        .unwrap()
+        .map(|record| {
+            let record = record.unwrap();
+            (record.offset(), text(record.key().unwrap()), record.value().map(text))
+        })
+        .collect()
+}
+
+/// The last value of every key.
+fn view(log: &Partition) -> BTreeMap<String, Option<String>> {
+    all(log).into_iter().map(|(_, key, value)| (key, value)).collect()
+}
+
+fn fill(log: &Partition, rounds: usize) {
+    for round in 0..rounds {
+        for key in 0..7 {
+            put(log, &format!("key-{key}"), &format!("value-{round}-{key}"));
+        }
+    }
+}
+
+#[test]
+fn of_each_key_the_last_record_stays_under_its_offset() {
+    let machine = Machine::new();
+    let (store, log) = machine.start(compacted());
+    fill(&log, 20);
+    let before = all(&log);
+    let expected = view(&log);
+    let report = log.compact().unwrap().unwrap();
+    assert!(report.records_kept < report.records_read / 2, "{report:?}");
+    assert!(report.bytes_after < report.bytes_before / 2, "{report:?}");
+    let after = all(&log);
+    assert!(after.len() < before.len() / 2 && after.iter().all(|record| before.contains(record)));
+    assert_eq!(view(&log), expected);
+    assert_eq!(log.log_end(), 140);
+    // What can still be read begins at the next offset that is there.
+    let first = log.read_from(0).unwrap().next().unwrap().unwrap();
+    assert_eq!(first.offset(), after[0].0);
+    put(&log, "key-0", "later");
+    store.close().unwrap();
+    let (_store, log) = machine.restart();
+    assert!(log.recovery_report().clean && log.recovery_report().damage.is_empty());
+    let mut reopened = after;
+    reopened.push((140, "key-0".into(), Some("later".into())));
+    assert_eq!(all(&log), reopened);
+}
+
+#[test]
+fn keys_that_do_not_fit_into_memory_take_more_passes() {
+    let machine = Machine::new();
+    let store = machine.options().compaction_memory(24 * 4).open_in(std::sync::Arc::new(machine.disk.clone()));
+    let store = store.unwrap();
+    let log = store.create_topic("t", compacted()).unwrap().partition(0).unwrap();
+    fill(&log, 20);
+    let expected = view(&log);
+    let report = log.compact().unwrap().unwrap();
+    assert!(report.passes > 3, "{report:?}");
+    assert_eq!(view(&log), expected);
+    let sealed_end = *log.segments().last().unwrap();
+    let mut sealed: Vec<String> =
+        all(&log).into_iter().filter(|(offset, ..)| *offset < sealed_end).map(|(_, key, _)| key).collect();
+    let count = sealed.len();
+    sealed.sort();
+    sealed.dedup();
+    assert_eq!(sealed.len(), count, "a key stands twice in what was compacted");
+}
+
+#[test]
+fn a_reader_in_the_middle_goes_on_through_compaction() {
+    let machine = Machine::new();
+    let (store, log) = machine.start(compacted());
+    fill(&log, 20);
+    let expected = view(&log);
+    for stop in [0, 1, 5, 13, 50, 100] {
+        let mut reader = log.read_from(0).unwrap();
+        let mut seen = BTreeMap::new();
+        let mut last = None;
+        let mut take = |record: annals::StoredRecord| {
+            assert!(last < Some(record.offset()));
+            last = Some(record.offset());
+            let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+            seen.insert(text(record.key().unwrap()), record.value().map(text));
+        };
+        reader.by_ref().take(stop).for_each(|record| take(record.unwrap()));
+        fill(&log, 3);
+        log.compact().unwrap();
+        store.maintain().unwrap();
+        reader.for_each(|record| take(record.unwrap()));
+        assert_eq!(seen, view(&log));
+        assert_eq!(seen.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_tombstone_stays_for_its_time_and_then_goes() {
+    let machine = Machine::new();
+    let (_store, log) = machine.start(compacted());
+    fill(&log, 5);
+    log.append(&Record::tombstone().key("key-3")).unwrap();
+    fill_others(&log);
+    log.compact().unwrap().unwrap();
+    assert_eq!(view(&log)["key-3"], None, "the tombstone is still there");
+    machine.clock.advance(Duration::from_secs(30));
+    fill_others(&log);
+    log.compact().unwrap().unwrap();
+    assert_eq!(view(&log)["key-3"], None);
+    machine.clock.advance(Duration::from_secs(31));
+    fill_others(&log);
+    log.compact().unwrap().unwrap();
+    assert!(!view(&log).contains_key("key-3"), "it should be gone");
+}
+
+fn fill_others(log: &Partition) {
+    for round in 0..20 {
+        put(log, "other", &format!("round {round}"));
+    }
+}
+
+#[test]
+fn what_was_aborted_goes_and_what_was_committed_stays() {
+    let machine = Machine::new();
+    let (_store, log) = machine.start(compacted());
+    let mut sequence = 0;
+    let mut transaction = |key: &str, value: &str, commit: bool| {
+        let record = [Record::new(value).key(key)];
+        log.append_batch_with(&record, AppendOptions::new().transactional(7, 0, sequence)).unwrap();
+        sequence += 1;
+        let marker = annals::format::EndTransactionMarker { coordinator_epoch: 0, commit };
+        log.end_transaction(7, 0, marker, AppendOptions::new()).unwrap();
+    };
+    transaction("a", "kept", true);
+    transaction("a", "taken back", false);
+    transaction("b", "taken back", false);
+    fill_others(&log);
+    let committed = |log: &Partition| -> BTreeMap<Vec<u8>, Vec<u8>> {
+        log.read_from_with(0, Isolation::ReadCommitted)
+            .unwrap()
+            .map(|record| {
+                let record = record.unwrap();
+                (record.key().unwrap().to_vec(), record.value().unwrap().to_vec())
+            })
+            .collect()
+    };
+    let expected = committed(&log);
+    assert_eq!(expected[b"a".as_slice()], b"kept");
+    for _ in 0..4 {
+        log.compact().unwrap();
+        assert_eq!(committed(&log), expected);
+        machine.clock.advance(Duration::from_secs(61));
+        fill_others(&log);
+        let expected_last = committed(&log);
+        assert_eq!(expected_last.len(), expected.len());
+    }
+    assert!(!all(&log).iter().any(|(_, _, value)| value.as_deref() == Some("taken back")));
+    // Its sequence goes on.
+    let again = [Record::new("more").key("a")];
+    let out_of_order = log.append_batch_with(&again, AppendOptions::new().idempotent(7, 0, sequence + 1));
+    assert!(matches!(out_of_order, Err(Error::OutOfOrderSequence { .. })));
+    log.append_batch_with(&again, AppendOptions::new().idempotent(7, 0, sequence)).unwrap();
+}
+
+#[test]
+fn a_topic_that_is_not_compacted_is_refused() {
+    let machine = Machine::new();
+    let (_store, log) = machine.start(TopicConfig::new());
+    assert!(matches!(log.compact(), Err(Error::PolicyViolation { .. })));
+}
+
+/// A run with compactions in it; stops at the first failure, as after a power cut all calls fail.
+fn run(machine: &Machine) -> Option<()> {
+    let store = machine.try_open().ok()?;
+    let log = store.create_topic("t", compacted().set("file.delete.delay.ms", "0").unwrap()).ok()?;
+    let log = log.partition(0).ok()?;
+    for round in 0..3 {
+        for n in 0..12 {
+            let (key, value) = (format!("key-{}", n % 4), format!("value-{round}-{n}-{}", "x".repeat(60)));
+            log.append(&Record::new(&value).key(&key)).ok()?;
+        }
+        log.compact().ok()?;
+        store.maintain().ok()?;
+    }
+    Some(())
+}
+
+fn expected_view(acknowledged: u64) -> BTreeMap<String, Option<String>> {
+    (0..acknowledged)
+        .map(|n| {
+            let value = format!("value-{}-{}-{}", n / 12, n % 12, "x".repeat(60));
+            (format!("key-{}", n % 12 % 4), Some(value))
+        })
+        .collect()
+}
+
+#[test]
+fn a_crash_at_any_call_leaves_the_last_value_of_every_key() {
+    let whole = Machine::new();
+    run(&whole).unwrap();
+    for call in 1..=whole.disk.calls() {
+        let machine = Machine::new();
+        machine.disk.fail(When::nth(call), Fault::PowerOff);
+        let _ = run(&machine);
+        let mut images = vec![machine.disk.crash(Crash::ProcessKill)];
+        images.extend((0..3).map(|seed| machine.disk.crash(Crash::PowerCut { seed: seed * call })));
+        for (nth, image) in images.into_iter().enumerate() {
+            let label = format!("call {call}, image {nth}");
+            let machine = Machine::of(image);
+            let store = machine.try_open().unwrap_or_else(|error| panic!("{label}: {error}"));
+            let Ok(topic) = store.topic("t") else { continue };
+            let log = topic.partition(0).unwrap();
+            let report = log.recovery_report();
+            assert!(report.damage.is_empty(), "{label}: {report:?}");
+            assert_eq!(view(&log), expected_view(log.log_end()), "{label}");
+            log.compact().unwrap_or_else(|error| panic!("{label}: {error}"));
+            assert_eq!(view(&log), expected_view(log.log_end()), "{label}, compacted again");
+            drop(store);
+            let again = Store::options().clock(machine.clock.clone()).open_in(std::sync::Arc::new(machine.disk));
+            let log = again.unwrap().topic("t").unwrap().partition(0).unwrap();
+            assert_eq!(view(&log), expected_view(log.log_end()), "{label}, opened again");
+        }
+    }
+}
