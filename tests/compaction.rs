@@ -81,7 +81,8 @@ fn of_each_key_the_last_record_stays_under_its_offset() {
 #[test]
 fn keys_that_do_not_fit_into_memory_take_more_passes() {
     let machine = Machine::new();
-    let store = machine.options().compaction_memory(24 * 4).open_in(std::sync::Arc::new(machine.disk.clone()));
+    let store =
+        machine.options().compaction_memory(24 * 4).open_in(std::sync::Arc::new(machine.disk.clone()));
     let store = store.unwrap();
     let log = store.create_topic("t", compacted()).unwrap().partition(0).unwrap();
     fill(&log, 20);
@@ -246,7 +247,8 @@ fn a_crash_at_any_call_leaves_the_last_value_of_every_key() {
             log.compact().unwrap_or_else(|error| panic!("{label}: {error}"));
             assert_eq!(view(&log), expected_view(log.log_end()), "{label}, compacted again");
             drop(store);
-            let again = Store::options().clock(machine.clock.clone()).open_in(std::sync::Arc::new(machine.disk));
+            let again =
+                Store::options().clock(machine.clock.clone()).open_in(std::sync::Arc::new(machine.disk));
             let log = again.unwrap().topic("t").unwrap().partition(0).unwrap();
             assert_eq!(view(&log), expected_view(log.log_end()), "{label}, opened again");
         }
