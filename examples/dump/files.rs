@@ -21,6 +21,8 @@ pub(crate) enum Kind {
     OffsetIndex(u64),
     TimeIndex(u64),
     TransactionIndex(u64),
+    /// The checksum of the one before; annals' own.
+    TransactionChecksum(u64),
     /// Named after the first offset that it does not cover.
     Snapshot(u64),
     LeaderEpochs,
@@ -61,6 +63,7 @@ impl Kind {
             (Ok(offset), "index") if is_offset => Kind::OffsetIndex(offset),
             (Ok(offset), "timeindex") if is_offset => Kind::TimeIndex(offset),
             (Ok(offset), "txnindex") if is_offset => Kind::TransactionIndex(offset),
+            (Ok(offset), "txnindex.crc") if is_offset => Kind::TransactionChecksum(offset),
             (Ok(offset), "snapshot") if is_offset => Kind::Snapshot(offset),
             _ => Kind::Unknown,
         }
@@ -72,7 +75,8 @@ impl Kind {
             Kind::Log(base)
             | Kind::OffsetIndex(base)
             | Kind::TimeIndex(base)
-            | Kind::TransactionIndex(base) => Some(*base),
+            | Kind::TransactionIndex(base)
+            | Kind::TransactionChecksum(base) => Some(*base),
             _ => None,
         }
     }
@@ -195,7 +199,9 @@ fn rows(path: &Path, directory: &Path, kind: &Kind) -> Result<Vec<Row>, Failure>
         }
         Kind::Manifest => store::manifest_rows(&store::decode_manifest(&read(path)?)?),
         Kind::Checkpoint => store::checkpoint_rows(&store::decode_checkpoint(&read(path)?)?),
-        Kind::Log(_) | Kind::Known | Kind::Leftover | Kind::Unknown => Vec::new(),
+        Kind::Log(_) | Kind::TransactionChecksum(_) | Kind::Known | Kind::Leftover | Kind::Unknown => {
+            Vec::new()
+        }
     })
 }
 

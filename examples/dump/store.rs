@@ -29,6 +29,10 @@ pub(crate) struct Position {
     recovery_point: u64,
     segment: u64,
     position: u64,
+    /// -1 for none, as in Kafka's files.
+    high_watermark: i64,
+    first_dirty: i64,
+    producers: bool,
     clean: bool,
 }
 
@@ -197,6 +201,9 @@ pub(crate) fn checkpoint_rows(positions: &[Position]) -> Vec<Row> {
         rows.push(
             row.with("segment", position.segment)
                 .with("position", position.position)
+                .with("highWatermark", position.high_watermark)
+                .with("firstDirty", position.first_dirty)
+                .with("producers", position.producers)
                 .with("clean", position.clean),
         );
     }
@@ -206,7 +213,7 @@ pub(crate) fn checkpoint_rows(positions: &[Position]) -> Vec<Row> {
 /// Reads `annals.manifest`, as `src/topic/manifest.rs` draws it.
 pub(crate) fn decode_manifest(bytes: &[u8]) -> Result<Vec<Topic>, FormatError> {
     const WHAT: &str = "the manifest";
-    let mut body = unframe(bytes, b"annalsM1", WHAT)?;
+    let mut body = unframe(bytes, b"annalsM1", 1, WHAT)?;
     let mut topics = Vec::new();
     for _ in 0..body.u32(WHAT)? {
         let name = topic_name(&mut body)?;
@@ -227,7 +234,7 @@ pub(crate) fn decode_manifest(bytes: &[u8]) -> Result<Vec<Topic>, FormatError> {
 /// Reads `annals.checkpoint`, as `src/topic/checkpoints.rs` draws it.
 pub(crate) fn decode_checkpoint(bytes: &[u8]) -> Result<Vec<Position>, FormatError> {
     const WHAT: &str = "the checkpoint";
-    let mut body = unframe(bytes, b"annalsC1", WHAT)?;
+    let mut body = unframe(bytes, b"annalsC1", 2, WHAT)?;
     // The checksums of Kafka's file, next and before.
     body.take(8, WHAT)?;
     let mut positions = Vec::new();
@@ -237,8 +244,21 @@ pub(crate) fn decode_checkpoint(bytes: &[u8]) -> Result<Vec<Position>, FormatErr
             let partition = TopicPartition { topic: topic.clone(), partition: body.u32(WHAT)? };
             let [log_start, recovery_point] = [body.offset(WHAT)?, body.offset(WHAT)?];
             let [segment, position] = [body.offset(WHAT)?, body.offset(WHAT)?];
-            let clean = body.i8(WHAT)? == 1;
-            positions.push(Position { partition, log_start, recovery_point, segment, position, clean });
+            let [high_watermark, first_dirty] = [body.i64(WHAT)?, body.i64(WHAT)?];
+            // The checksum of the leader epochs.
+            body.u32(WHAT)?;
+            let flags = body.i8(WHAT)?;
+            positions.push(Position {
+                partition,
+                log_start,
+                recovery_point,
+                segment,
+                position,
+                high_watermark,
+                first_dirty,
+                producers: flags & 2 != 0,
+                clean: flags & 1 != 0,
+            });
         }
     }
     body.finish(WHAT)?;
@@ -246,7 +266,12 @@ pub(crate) fn decode_checkpoint(bytes: &[u8]) -> Result<Vec<Position>, FormatErr
 }
 
 /// What is inside the frame of `src/topic/framed.rs`: magic, version, length, body, CRC-32 of all before it.
-fn unframe<'a>(bytes: &'a [u8], magic: &[u8; 8], what: &'static str) -> Result<Reader<'a>, FormatError> {
+fn unframe<'a>(
+    bytes: &'a [u8],
+    magic: &[u8; 8],
+    known: i16,
+    what: &'static str,
+) -> Result<Reader<'a>, FormatError> {
     let mut reader = Reader::new(bytes);
     let found = reader.take(8, what)?;
     if found != magic {
@@ -263,8 +288,9 @@ fn unframe<'a>(bytes: &'a [u8], magic: &[u8; 8], what: &'static str) -> Result<R
     if stored != computed {
         return Err(FormatError::Checksum { what, stored, computed });
     }
-    if version != 1 {
-        return Err(FormatError::Version { what, found: version.into(), supported: "version 1" });
+    if version != known {
+        let supported = "the version that this program was made for";
+        return Err(FormatError::Version { what, found: version.into(), supported });
     }
     Ok(Reader::new(body))
 }

@@ -8,7 +8,7 @@ use std::io;
 use std::ops::Range;
 use std::path::Path;
 
-use annals::format::{ControlType, LeaderEpochs, PartitionMetadata, ProducerSnapshot};
+use annals::format::{ControlType, LeaderEpochs, PartitionMetadata, ProducerSnapshot, crc32};
 use annals::{Error, OffsetIndex, RecordBatch, Segment, TimeIndex, TransactionIndex};
 
 use crate::batches::DECOMPRESSED_BYTES_MAX;
@@ -410,6 +410,7 @@ fn beside_the_log(
         Kind::Snapshot(offset) => read().and_then(|bytes| snapshot(&bytes, *offset, log)),
         Kind::LeaderEpochs => read().and_then(|bytes| leader_epochs(&bytes, log)),
         Kind::PartitionMetadata => read().and_then(|bytes| metadata(&bytes, known)),
+        Kind::TransactionChecksum(_) => read().and_then(|bytes| transaction_checksum(&bytes, path)),
         Kind::Leftover => return out.note(Place::default(), "a leftover of a change"),
         Kind::Unknown => return out.note(Place::default(), "not a file of a log"),
         kind if kind.segment().is_some_and(|base| !bases.contains(&base)) => {
@@ -421,6 +422,17 @@ fn beside_the_log(
         Ok(()) => Ok(()),
         Err(files::Failure::Damaged(what)) => out.damage(Place::default(), what),
         Err(files::Failure::Unreadable(what)) => out.unreadable(what),
+    }
+}
+
+/// Two CRC-32, as `src/storage/transaction_index.rs` draws them: of the index beside it, and of that.
+fn transaction_checksum(bytes: &[u8], path: &Path) -> Result<(), files::Failure> {
+    let index = files::read(&path.with_extension(""))?;
+    let stored = crc32(&index).to_be_bytes();
+    let expected = [stored, crc32(&stored).to_be_bytes()].concat();
+    match bytes == expected {
+        true => Ok(()),
+        false => Err(files::Failure::Damaged("it is not the checksum of the transaction index".into())),
     }
 }
 

@@ -18,7 +18,7 @@ use super::swap::Swapped;
 use super::transactions::CleanedTransactions;
 use crate::error::{Error, Result};
 use crate::format::{BatchHeader, OffsetIndexEntry, RecordBatch, TimeIndexEntry};
-use crate::partition::{Log, LogConfig, Partition};
+use crate::partition::{DurableMark, Log, LogConfig, Marks, Partition};
 use crate::storage::{BatchReader, Segment, Unreadable};
 
 /// What compaction may use.
@@ -89,8 +89,8 @@ impl Log {
     /// What may be compacted now. Only what is on disk for sure is: a copy must not be all that is left of it.
     pub(super) fn plan_compaction(&self) -> Result<Plan> {
         let config = self.config.load();
-        let marks = *self.marks.lock();
         let segments = self.segments.load_full();
+        let marks = self.marks_at_start(&segments);
         let durable = segments.partition_point(|segment| segment.base_offset() < marks.durable.segment);
         let considered = segments.get(..=durable.min(segments.len().saturating_sub(1)));
         let segments = considered.unwrap_or_default().to_vec();
@@ -103,6 +103,17 @@ impl Log {
             segments: &ages,
         };
         Ok(Plan { dirtiness: state.dirtiness(&config, self.clock.now()), segments })
+    }
+
+    /// What is written down. A recovery point at the end of a segment is one at the start of the next, and the
+    /// former may be compacted.
+    fn marks_at_start(&self, segments: &[Arc<Segment>]) -> Marks {
+        let mut marks = self.marks.lock();
+        let DurableMark { offset, segment, .. } = marks.durable;
+        if offset > segment && segments.iter().any(|segment| segment.base_offset() == offset) {
+            marks.durable = DurableMark { offset, segment: offset, position: 0 };
+        }
+        *marks
     }
 
     /// A run, by whoever holds the right to compact.
