@@ -31,10 +31,6 @@ impl EpochCache {
         self.entries.last().map(|entry| entry.epoch)
     }
 
-    pub(super) fn entries(&self) -> &[EpochEntry] {
-        &self.entries
-    }
-
     /// Takes note that an epoch was written from `start_offset` on.
     pub(super) fn assign(&mut self, epoch: i32, start_offset: u64) {
         let Some(latest) = self.entries.last().copied() else {
@@ -124,7 +120,7 @@ mod tests {
     }
 
     fn pairs(cache: &EpochCache) -> Vec<(i32, u64)> {
-        cache.entries().iter().map(|entry| (entry.epoch, entry.start_offset)).collect()
+        cache.entries.iter().map(|entry| (entry.epoch, entry.start_offset)).collect()
     }
 
     fn end(cache: &EpochCache, epoch: i32) -> Option<(i32, u64)> {
@@ -213,7 +209,7 @@ mod tests {
                     1 => cache.truncate_from_start(offset),
                     _ => {
                         cache.assign(epoch, offset);
-                        prop_assert_eq!(cache.epoch_for(offset.max(cache.entries().last().unwrap().start_offset)),
+                        prop_assert_eq!(cache.epoch_for(offset.max(cache.entries.last().unwrap().start_offset)),
                             cache.latest());
                     }
                 }

@@ -71,38 +71,9 @@ impl OffsetMap {
         offset.checked_sub(1)
     }
 
-    /// Forgets all keys. Touched memory goes back to the system.
-    pub(super) fn clear(&mut self) {
-        let slots = self.slots.len();
-        // First the old one: there is never memory for two.
-        self.slots = Vec::new();
-        self.slots = vec![FREE; slots];
-        self.len = 0;
-    }
-
-    /// How many keys it holds.
-    pub(super) fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether it holds none.
-    pub(super) fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
     /// How many keys it can hold.
     pub(super) fn capacity(&self) -> usize {
         self.capacity
-    }
-
-    /// Whether a new key would be refused.
-    pub(super) fn is_full(&self) -> bool {
-        self.len >= self.capacity
-    }
-
-    /// What it takes at most, in bytes.
-    pub(super) fn memory(&self) -> usize {
-        self.slots.len() * Self::SLOT_BYTES
     }
 
     /// The hash of a key, and the slot where the search for it begins.
@@ -144,7 +115,7 @@ mod tests {
     #[test]
     fn nine_in_ten_slots_are_used_and_the_memory_is_kept_to() {
         let map = OffsetMap::new(24 * 100 + 23, SECRET);
-        assert_eq!((map.capacity(), map.memory()), (90, 2400));
+        assert_eq!((map.capacity(), map.slots.len()), (90, 100));
         assert_eq!(OffsetMap::new(24 * 19, SECRET).capacity(), 17);
         assert_eq!(OffsetMap::new(24 * 2, SECRET).capacity(), 1);
     }
@@ -153,8 +124,7 @@ mod tests {
     fn a_map_without_room_holds_nothing() {
         for bytes in [0, 23, 24, 47] {
             let mut map = OffsetMap::new(bytes, SECRET);
-            assert_eq!((map.capacity(), map.put(b"k", 1), map.get(b"k"), map.len()), (0, false, None, 0));
-            assert!(map.is_full() && map.is_empty());
+            assert_eq!((map.capacity(), map.put(b"k", 1), map.get(b"k"), map.len), (0, false, None, 0));
         }
     }
 
@@ -162,13 +132,12 @@ mod tests {
     fn a_full_map_refuses_new_keys_and_takes_known_ones() {
         let mut map = OffsetMap::new(24 * 10, SECRET);
         for key in 0..9u8 {
-            assert!(!map.is_full() && map.put(&[key], key.into()));
+            assert!(map.put(&[key], key.into()));
         }
-        assert!(map.is_full());
         assert!(!map.put(b"new", 100));
-        assert_eq!((map.get(b"new"), map.len()), (None, 9));
+        assert_eq!((map.get(b"new"), map.len), (None, 9));
         assert!(map.put(&[4], 101));
-        assert_eq!((map.get(&[4]), map.get(&[5]), map.len()), (Some(101), Some(5), 9));
+        assert_eq!((map.get(&[4]), map.get(&[5]), map.len), (Some(101), Some(5), 9));
     }
 
     #[test]
@@ -179,21 +148,11 @@ mod tests {
     }
 
     #[test]
-    fn a_cleared_map_is_as_new() {
-        let mut map = OffsetMap::new(2400, SECRET);
-        assert!(map.put(b"a", 1));
-        map.clear();
-        assert_eq!((map.get(b"a"), map.len(), map.capacity()), (None, 0, 90));
-        assert!(map.put(b"a", 2));
-        assert_eq!(map.get(b"a"), Some(2));
-    }
-
-    #[test]
     fn room_for_so_many_keys_is_room_for_them_and_not_for_all_memory() {
         for keys in [0, 1, 8, 9, 10, 100, 12_345] {
             let map = OffsetMap::with_capacity_for(keys, 1 << 30, SECRET);
             assert!(map.capacity() as u64 >= keys, "{keys}");
-            assert!(map.memory() as u64 <= (keys * 10 / 9 + 2) * 24, "{keys}");
+            assert!(map.slots.len() as u64 <= keys * 10 / 9 + 2, "{keys}");
         }
         assert_eq!(OffsetMap::with_capacity_for(u64::MAX, 2400, SECRET).capacity(), 90);
     }
@@ -210,22 +169,18 @@ mod tests {
         #[test]
         fn it_says_what_a_hash_map_says(
             slots in 0usize..40,
-            steps in vec((vec(0u8..6, 0..3), 0..=crate::types::OFFSET_MAX, 0u8..200), 0..200),
+            steps in vec((vec(0u8..6, 0..3), 0..=crate::types::OFFSET_MAX), 0..200),
         ) {
             let (mut map, mut model) = (OffsetMap::new(slots * 24, SECRET), HashMap::new());
-            for (key, offset, clear) in &steps {
-                if *clear == 0 {
-                    map.clear();
-                    model.clear();
-                }
+            for (key, offset) in &steps {
                 let room = model.contains_key(key) || model.len() < slots * 9 / 10;
                 prop_assert_eq!(map.put(key, *offset), room);
                 if room {
                     model.insert(key.clone(), *offset);
                 }
-                prop_assert_eq!(map.len(), model.len());
+                prop_assert_eq!(map.len, model.len());
             }
-            for (key, _, _) in &steps {
+            for (key, _) in &steps {
                 prop_assert_eq!(map.get(key), model.get(key).copied());
             }
         }
