@@ -706,11 +706,11 @@ mod tests {
         };
         // key1 at 100, a record without a key, key2 at 102.
         assert!(feed(&mut map, &parse(golden("B2_v2_idempotent3")), 101));
-        assert_eq!((map.len(), map.get(b"key1"), map.get(b"key2")), (1, None, Some(102)));
+        assert_eq!((map.len, map.get(b"key1"), map.get(b"key2")), (1, None, Some(102)));
         assert!(feed(&mut map, &parse(golden("B2_v2_idempotent3")), 103));
         assert!(feed(&mut map, &parse(golden("B4_v2_txn")), 0), "aborted");
         assert!(feed(&mut map, &parse(golden("B6_abort_marker")), 0));
-        assert_eq!(map.len(), 1);
+        assert_eq!(map.len, 1);
         assert!(!feed(&mut map, &parse(golden("B9a_before_cleaning")), 0), "three keys, room for one");
     }
 }

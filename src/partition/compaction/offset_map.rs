@@ -17,7 +17,7 @@ const FREE: Slot = [0; 3];
 /// so a small log does not cost more because a large one is allowed to.
 pub(super) struct OffsetMap {
     slots: Vec<Slot>,
-    len: usize,
+    pub(super) len: usize,
     capacity: usize,
     hasher: SipHasher24,
 }
