@@ -11,6 +11,9 @@
 //! | the log ends below the recovery point | damage: durable data is gone; appends wait |
 //! | no log file, or the first ones missing | damage: appends wait |
 //! | an index that does not fit | rebuilt from the log |
+//! | segments below the log start | removed: their deletion is finished |
+//! | a log that ends below its log start | begun anew there: all of it was deleted |
+//! | leader epochs that are not what was written | found in the batches |
 //!
 //! A crash during recovery changes nothing of this: the recovery point is written down after everything else.
 
