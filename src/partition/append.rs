@@ -572,6 +572,7 @@ impl Log {
     ) {
         if writer.noted_epoch != Some(writer.leader_epoch) {
             self.epochs.lock().assign(writer.leader_epoch, base_offset);
+            self.marks.lock().hold();
             writer.noted_epoch = Some(writer.leader_epoch);
         }
         self.note_producer(writer, producer, now);
@@ -581,6 +582,7 @@ impl Log {
         let Some(producer) = producer else { return };
         if let Some(aborted) = writer.producers.apply(producer, now) {
             writer.active.segment().note_aborted(aborted);
+            self.marks.lock().hold();
         }
         if !matches!(producer.kind, BatchKind::Data { transactional: false }) {
             self.note_unstable(writer);

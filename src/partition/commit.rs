@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{Durability, DurableMark, Log, LogConfig, State, Writer};
+use super::{Durability, DurableMark, Log, LogConfig, Mark, State, Writer};
 use crate::error::{Error, Result};
 use crate::storage::Segment;
 
@@ -150,9 +150,9 @@ impl Log {
         let segment = round.active.base_offset();
         {
             let mut marks = self.marks.lock();
-            if marks.durable.offset <= round.end {
-                marks.durable = DurableMark { offset: round.end, segment, position: round.position };
-                marks.producers = !writer.producers.is_empty();
+            if marks.now.durable.offset <= round.end {
+                let durable = DurableMark { offset: round.end, segment, position: round.position };
+                marks.now = Mark { durable, producers: !writer.producers.is_empty() };
             }
         }
         self.recovery_point.fetch_max(round.end, Ordering::AcqRel);

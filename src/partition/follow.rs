@@ -174,7 +174,10 @@ impl Log {
         writer.appends.count(u64::from(header.records_count.unwrap_or(1)), header.size);
         match header.leader_epoch {
             Some(epoch) => {
-                self.epochs.lock().assign(epoch, first_of(batch));
+                if Some(epoch) != writer.noted_epoch {
+                    self.epochs.lock().assign(epoch, first_of(batch));
+                    self.marks.lock().hold();
+                }
                 writer.leader_epoch = writer.leader_epoch.max(epoch);
             }
             // Messages of the old formats say nothing of leaders: what is known ends here.

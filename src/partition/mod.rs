@@ -181,16 +181,59 @@ struct Writer {
 /// What is to be written down of a partition, so that the next opening need not find it out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Marks {
-    /// How far the log is known to be on disk, and where that is.
-    durable: DurableMark,
-    /// Whether any producer was known when that was so.
-    producers: bool,
+    /// How far the log is known to be on disk.
+    now: Mark,
+    /// How far it was when something came up that must be in a file of its own before a recovery may begin behind
+    /// it: an aborted transaction, a leader epoch. Still to be written; and being written.
+    unsaved: Option<Mark>,
+    saving: Option<Mark>,
     /// The first offset that compaction has not been over.
     first_dirty: Option<u64>,
     /// The CRC-32 of the leader-epoch file.
     epochs_checksum: u32,
     /// The topic was deleted: nothing is to be written down any more.
     deleted: bool,
+}
+
+/// A place from which a recovery may begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Mark {
+    durable: DurableMark,
+    /// Whether any producer was known there.
+    producers: bool,
+}
+
+impl Marks {
+    fn at(mark: Mark, first_dirty: Option<u64>, epochs_checksum: u32) -> Self {
+        Marks { now: mark, first_dirty, epochs_checksum, ..Marks::default() }
+    }
+
+    /// The latest place from which a recovery finds everything.
+    fn recoverable(&self) -> Mark {
+        let marks = [self.unsaved, self.saving].into_iter().flatten().chain([self.now]);
+        marks.min_by_key(|mark| mark.durable.offset).unwrap_or(self.now)
+    }
+
+    /// Recovery must not begin behind where the log is on disk now, until what just came up is saved.
+    fn hold(&mut self) {
+        self.unsaved.get_or_insert(self.now);
+    }
+
+    /// What came up so far is about to be saved.
+    fn begin_saving(&mut self) {
+        let both = [self.saving, self.unsaved.take()].into_iter().flatten();
+        self.saving = both.min_by_key(|mark| mark.durable.offset);
+    }
+
+    /// The log is about to be cut there.
+    fn lower(&mut self, durable: DurableMark) {
+        for mark in [Some(&mut self.now), self.unsaved.as_mut(), self.saving.as_mut()].into_iter().flatten() {
+            if mark.durable.offset > durable.offset {
+                mark.durable = durable;
+            }
+        }
+        self.first_dirty = self.first_dirty.map(|dirty| dirty.min(durable.segment));
+    }
 }
 
 /// A place in the log up to which everything is known to be on disk.
@@ -384,6 +427,8 @@ impl Partition {
         self.log.waiters.close();
         // One under way must not write into what may soon be another's directory.
         drop(self.log.pause_compaction());
+        // Who is at its files by their names must be done: the names may be another topic's the moment after.
+        drop(self.log.upkeep.lock());
     }
 }
 
@@ -436,6 +481,11 @@ impl Writer {
             State::ReadOnly => Err(Error::ReadOnly { action: "append to", path: partition().into() }),
             State::Closed | State::Deleted => Err(Error::Closed { what: partition() }),
         }
+    }
+
+    /// Whether the directory may be somebody else's by now, so that nothing in it may be touched.
+    fn is_over(&self) -> bool {
+        matches!(self.state, State::Closed | State::Deleted)
     }
 
     /// Takes no more appends until the partition is reopened (P5).

@@ -34,7 +34,7 @@ use super::roll::{LEADER_EPOCHS, checksum_of};
 use super::snapshots::{Snapshots, Stretch, note, replay};
 use super::watermark::Watermarks;
 use super::{
-    CompactionLimits, DurableMark, Log, LogConfig, Marks, Partition, State, Surroundings, Writer, doubt,
+    CompactionLimits, DurableMark, Log, LogConfig, Mark, Marks, Partition, State, Surroundings, Writer, doubt,
 };
 use crate::clock::Clock;
 use crate::error::{Error, FormatError, Result};
@@ -190,8 +190,26 @@ impl Unopened {
         recovery.finish_producers(&outcome)?;
         let Recovery { report, parts, snapshots, producers, epochs, epochs_checksum, log_start, .. } =
             recovery;
-        let known = Known { snapshots, producers, epochs, epochs_checksum, log_start };
-        self.assemble(parts, outcome, report, known)
+        let unsaved = parts.iter().any(|part| part.aborted_unsaved) || epochs.to_save().is_some();
+        let known = Known { snapshots, producers, epochs, epochs_checksum, log_start, unsaved };
+        let partition = self.assemble(parts, outcome, report, known)?;
+        if unsaved && !partition.log.pool.read_only() {
+            // If there is no room, the old recovery point stands.
+            let _ = partition.log.persist_indexes(false);
+        }
+        Ok(partition)
+    }
+
+    /// The recovery point with which it was opened.
+    fn mark_before(&self, first_base: u64) -> Mark {
+        let Some(checkpoint) = self.checkpoint else {
+            let durable = DurableMark { offset: first_base, segment: first_base, position: 0 };
+            return Mark { durable, producers: true };
+        };
+        let offset = checkpoint.recovery_point;
+        // An unknown place is said to be at the start of a segment that, if there is one, begins there.
+        let (segment, position) = checkpoint.place.unwrap_or((offset, 0));
+        Mark { durable: DurableMark { offset, segment, position }, producers: checkpoint.producers }
     }
 
     fn assemble(
@@ -212,13 +230,13 @@ impl Unopened {
         producers.raise_log_start(log_start);
         producers.advance_high_watermark(held.unwrap_or(outcome.next_offset));
         producers.opened();
-        let marks = Marks {
-            durable: outcome.durable,
-            producers: !producers.is_empty(),
-            first_dirty: self.checkpoint.and_then(|checkpoint| checkpoint.first_dirty),
-            epochs_checksum: known.epochs_checksum,
-            deleted: false,
-        };
+        let mark = Mark { durable: outcome.durable, producers: !producers.is_empty() };
+        let first_dirty = self.checkpoint.and_then(|checkpoint| checkpoint.first_dirty);
+        let mut marks = Marks::at(mark, first_dirty, known.epochs_checksum);
+        if known.unsaved {
+            // What was found behind the old recovery point is in memory alone: a recovery must find it again.
+            marks.unsaved = Some(self.mark_before(first_base.unwrap_or(0)));
+        }
         let (active, created) = self.open_active(parts.pop(), outcome.next_offset)?;
         let mut segments = Vec::with_capacity(parts.len() + 1);
         for part in parts {
@@ -329,6 +347,8 @@ struct Known {
     epochs: EpochCache,
     epochs_checksum: u32,
     log_start: Option<u64>,
+    /// Whether something of it is in no file yet.
+    unsaved: bool,
 }
 
 impl Recovery<'_> {

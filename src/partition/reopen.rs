@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::recovery::PartitionCheckpoint;
-use super::{DurableMark, Log, State, Writer, doubt};
+use super::{DurableMark, Log, Mark, State, Writer, doubt};
 use crate::error::{Error, Result};
 use crate::fs::{retry, sync_dir};
 use crate::storage::file_name::{FileKind, file_name};
@@ -31,7 +31,7 @@ impl Log {
     /// Goes back to what was published, makes that durable, and begins a new segment behind it.
     fn reopen_locked(&self, writer: &mut Writer) -> Result<()> {
         let end = self.log_end.load(Ordering::Acquire);
-        let durable = self.marks.lock().durable;
+        let durable = self.marks.lock().now.durable;
         let segments = self.segments.load_full();
         let after = segments.partition_point(|segment| segment.base_offset() <= durable.offset);
         for segment in segments.iter().skip(after.saturating_sub(1)) {
@@ -55,9 +55,8 @@ impl Log {
         self.rebuild_producers(writer, end)?;
         let (segment, position) = (writer.active.base_offset(), writer.active.position());
         {
-            let mut marks = self.marks.lock();
-            marks.durable = DurableMark { offset: end, segment, position };
-            marks.producers = !writer.producers.is_empty();
+            let durable = DurableMark { offset: end, segment, position };
+            self.marks.lock().now = Mark { durable, producers: !writer.producers.is_empty() };
         }
         self.recovery_point.store(end, Ordering::Release);
         Ok(())
@@ -146,9 +145,8 @@ impl Log {
         sync_dir(self.fs(), self.directory())?;
         writer.created_synced = writer.created;
         {
-            let mut marks = self.marks.lock();
-            marks.durable = DurableMark { offset: next_offset, segment, position };
-            marks.producers = !writer.producers.is_empty();
+            let durable = DurableMark { offset: next_offset, segment, position };
+            self.marks.lock().now = Mark { durable, producers: !writer.producers.is_empty() };
         }
         writer.state = State::Ready;
         drop(writer);
@@ -167,6 +165,8 @@ impl Log {
             std::mem::replace(state, closed)
         };
         self.waiters.close();
+        // Whoever is at its files is done before the directory can be another's.
+        drop(self.upkeep.lock());
         healed?;
         if !matches!(was, State::Ready) {
             return Ok(self.checkpoint());

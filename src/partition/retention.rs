@@ -63,6 +63,10 @@ impl Partition {
 
     /// Removes files whose time has come.
     pub(crate) fn remove_due(&self) -> Result<Vec<std::path::PathBuf>> {
+        let _upkeep = self.log.upkeep.lock();
+        if self.log.writer.lock().is_over() {
+            return Ok(Vec::new());
+        }
         self.log.remove_due()
     }
 
@@ -112,16 +116,15 @@ impl Log {
     fn expire(&self, by_time: bool) -> Result<bool> {
         self.check_may_delete()?;
         let config = self.config.load();
-        let segments = self.segments.load_full();
-        let expired = self.count_expired(&segments, &config, by_time)?;
-        let all = expired == segments.len();
-        let start = if all {
-            // There must be an active one; what comes next begins in it.
+        let mut segments = self.segments.load_full();
+        let mut expired = self.count_expired(&segments, &config, by_time)?;
+        if expired == segments.len() {
+            // There must be an active one. What was appended until then is looked at once more.
             self.roll_now()?;
-            self.segments.load().last().map(|last| last.base_offset())
-        } else {
-            segments.get(expired).filter(|_| expired > 0).map(|kept| kept.base_offset())
-        };
+            segments = self.segments.load_full();
+            expired = self.count_expired(&segments, &config, by_time)?;
+        }
+        let start = segments.get(expired).filter(|_| expired > 0).map(|kept| kept.base_offset());
         let before = self.log_start.load(Ordering::Acquire);
         let start = start.unwrap_or(before).min(self.high_watermark());
         self.raise_log_start(start);
@@ -188,6 +191,9 @@ impl Log {
         let log_start = self.log_start.load(Ordering::Acquire);
         let gone: Vec<Arc<Segment>> = {
             let mut writer = self.writer.lock();
+            if writer.is_over() {
+                return Ok(Expired { log_start, ..Expired::default() });
+            }
             let segments = self.segments.load_full();
             let below = segments.iter().skip(1).take_while(|next| next.base_offset() <= log_start).count();
             let (gone, kept) = segments.split_at(below);

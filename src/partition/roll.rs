@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{Log, LogConfig, PartitionCheckpoint, State, Writer};
+use super::{Log, LogConfig, Mark, PartitionCheckpoint, Writer};
 use crate::error::Result;
 use crate::format::{LeaderEpochs, TimeIndexEntry};
 use crate::fs::replace_file;
@@ -140,9 +140,10 @@ impl Log {
     fn persist_indexes_held(&self, closing: bool) -> Result<()> {
         let (unindexed, active) = {
             let mut writer = self.writer.lock();
-            if !closing && matches!(writer.state, State::Closed | State::Deleted) {
+            if !closing && writer.is_over() {
                 return Ok(());
             }
+            self.marks.lock().begin_saving();
             let end = writer.next_offset;
             if !writer.producers.is_empty() && !self.snapshots.has(end) {
                 let snapshot = writer.producers.snapshot();
@@ -166,7 +167,9 @@ impl Log {
             active.write_append_time()?;
         }
         self.write_snapshots()?;
-        self.write_epochs()
+        self.write_epochs()?;
+        self.marks.lock().saving = None;
+        Ok(())
     }
 
     /// Writes what was known of producers where segments begin, and at the end.
@@ -205,15 +208,15 @@ impl Log {
         let log_start = self.log_start.load(Ordering::Acquire);
         let high_watermark = self.held_watermark().map(|held| held.max(log_start));
         let marks = *self.marks.lock();
-        let place = Some((marks.durable.segment, marks.durable.position));
+        let Mark { durable, producers } = marks.recoverable();
         (!marks.deleted).then_some(PartitionCheckpoint {
             log_start: Some(log_start),
-            recovery_point: marks.durable.offset,
-            place,
+            recovery_point: durable.offset,
+            place: Some((durable.segment, durable.position)),
             high_watermark,
             first_dirty: marks.first_dirty,
             epochs_checksum: Some(marks.epochs_checksum),
-            producers: marks.producers,
+            producers,
             clean: false,
         })
     }

@@ -188,11 +188,7 @@ impl Log {
     /// Before anything is cut, the next opening must not expect it.
     fn lower_marks(&self, mark: DurableMark) -> Result<()> {
         let before = *self.marks.lock();
-        if mark.offset < before.durable.offset {
-            let mut marks = self.marks.lock();
-            marks.durable = mark;
-            marks.first_dirty = marks.first_dirty.map(|dirty| dirty.min(mark.segment));
-        }
+        self.marks.lock().lower(mark);
         self.recovery_point.fetch_min(mark.offset, Ordering::AcqRel);
         self.surroundings.checkpoint().inspect_err(|_| *self.marks.lock() = before)
     }
@@ -224,7 +220,7 @@ impl Log {
         }
         writer.created_synced = writer.created;
         writer.life += 1;
-        let durable = self.marks.lock().durable.offset.min(offset);
+        let durable = self.marks.lock().now.durable.offset.min(offset);
         self.commit.begin_life(writer.life, durable);
         // Where the log is and where it was are both written down; the latter is only a lower bound.
         self.surroundings.checkpoint()

@@ -91,7 +91,8 @@ impl Log {
         let config = self.config.load();
         let segments = self.segments.load_full();
         let marks = self.marks_at_start(&segments);
-        let durable = segments.partition_point(|segment| segment.base_offset() < marks.durable.segment);
+        let recoverable = marks.recoverable().durable;
+        let durable = segments.partition_point(|segment| segment.base_offset() < recoverable.segment);
         let considered = segments.get(..=durable.min(segments.len().saturating_sub(1)));
         let segments = considered.unwrap_or_default().to_vec();
         let ages = segments.iter().map(|segment| segment.compaction_age()).collect::<Result<Vec<_>>>()?;
@@ -109,9 +110,9 @@ impl Log {
     /// former may be compacted.
     fn marks_at_start(&self, segments: &[Arc<Segment>]) -> Marks {
         let mut marks = self.marks.lock();
-        let DurableMark { offset, segment, .. } = marks.durable;
+        let DurableMark { offset, segment, .. } = marks.now.durable;
         if offset > segment && segments.iter().any(|segment| segment.base_offset() == offset) {
-            marks.durable = DurableMark { offset, segment: offset, position: 0 };
+            marks.now.durable = DurableMark { offset, segment: offset, position: 0 };
         }
         *marks
     }
@@ -119,6 +120,8 @@ impl Log {
     /// A run, by whoever holds the right to compact.
     fn compact(&self, forced: bool) -> Result<Option<CompactionReport>> {
         self.writer.lock().check(&self.id)?;
+        // A recovery point that waits for something to be saved would keep its segments from being compacted.
+        self.persist_indexes(false)?;
         let plan = self.plan_compaction()?;
         if plan.dirtiness.reset {
             self.marks.lock().first_dirty = Some(plan.dirtiness.first_dirty);
