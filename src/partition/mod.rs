@@ -11,7 +11,7 @@
 //! - what goes: old segments (`retention.rs`), old values (`compaction`), a wrong end (`truncation.rs`); and how
 //!   files go from under their readers (`removal.rs`).
 //! - what is found at opening, and what is done about it (`recovery.rs`): leftovers of interrupted changes
-//!   (`leftovers.rs`), bytes that may not be on disk (`doubt.rs`).
+//!   (`leftovers.rs`), bytes that may not be on disk (`doubt.rs`), and what is known besides (`restore.rs`).
 //! - how it comes back after a failure, and how it is closed (`reopen.rs`).
 
 mod aborted;
@@ -28,6 +28,7 @@ mod read;
 mod recovery;
 mod removal;
 mod reopen;
+mod restore;
 mod retention;
 mod roll;
 mod snapshots;
@@ -204,8 +205,8 @@ struct Mark {
 }
 
 impl Marks {
-    fn at(mark: Mark, first_dirty: Option<u64>, epochs_checksum: u32) -> Self {
-        Marks { now: mark, first_dirty, epochs_checksum, ..Marks::default() }
+    fn at(mark: Mark, epochs_checksum: u32) -> Self {
+        Marks { now: mark, epochs_checksum, ..Marks::default() }
     }
 
     /// The latest place from which a recovery finds everything.
@@ -467,6 +468,32 @@ impl Log {
 }
 
 impl Writer {
+    fn new(
+        state: State,
+        active: ActiveSegment,
+        next_offset: u64,
+        created: u64,
+        epoch: Option<i32>,
+        producers: Producers,
+    ) -> Self {
+        Writer {
+            state,
+            active,
+            next_offset,
+            life: 0,
+            unsynced: Vec::new(),
+            unindexed: Vec::new(),
+            rolled: false,
+            created,
+            created_synced: 0,
+            leader_epoch: epoch.unwrap_or(0),
+            noted_epoch: epoch,
+            producers,
+            unsaved_snapshots: Vec::new(),
+            appends: Appends::default(),
+        }
+    }
+
     /// Why appends are refused, if they are.
     fn check(&self, id: &TopicPartition) -> Result<()> {
         let partition = || id.to_string();

@@ -30,16 +30,17 @@ use super::commit::Commit;
 use super::epochs::EpochCache;
 use super::producers::Producers;
 use super::removal::Removals;
-use super::roll::{LEADER_EPOCHS, checksum_of};
-use super::snapshots::{Snapshots, Stretch, note, replay};
+use super::restore::note_epoch;
+use super::roll::LEADER_EPOCHS;
+use super::snapshots::{Snapshots, note};
 use super::watermark::Watermarks;
 use super::{
     CompactionLimits, DurableMark, Log, LogConfig, Mark, Marks, Partition, State, Surroundings, Writer, doubt,
 };
 use crate::clock::Clock;
 use crate::error::{Error, FormatError, Result};
-use crate::format::{AbortedTransaction, BatchHeader, LeaderEpochs};
-use crate::fs::{EntryKind, full_path, read_file, remove_if_there, retry, sync_dir};
+use crate::format::{AbortedTransaction, BatchHeader};
+use crate::fs::{EntryKind, full_path, remove_if_there, retry, sync_dir};
 use crate::storage::file_name::{FileKind, Stage, file_name, parse_file_name};
 use crate::storage::{
     ActiveSegment, BatchReader, FilePool, Indexer, Indexes, LogFile, Segment, TransactionIndex, Unreadable,
@@ -125,44 +126,44 @@ pub(crate) struct Unopened {
 }
 
 /// One log file on its way to becoming a segment.
-struct Part {
-    log: Arc<LogFile>,
-    size: u64,
+pub(super) struct Part {
+    pub(super) log: Arc<LogFile>,
+    pub(super) size: u64,
     /// How much of it is to be read from now on.
-    kept: u64,
+    pub(super) kept: u64,
     indexes: Option<Arc<Indexes>>,
     /// From where on it may have to be written again.
     doubtful_from: Option<u64>,
     /// The transactions aborted in it, if they are known; and whether its file does not say so.
-    aborted: Option<TransactionIndex>,
-    aborted_unsaved: bool,
+    pub(super) aborted: Option<TransactionIndex>,
+    pub(super) aborted_unsaved: bool,
 }
 
 /// What happened to the end of the log.
-struct Outcome {
-    next_offset: u64,
+pub(super) struct Outcome {
+    pub(super) next_offset: u64,
     durable: DurableMark,
     /// A failure of repairing what can still be read.
-    unrepaired: Option<Error>,
+    pub(super) unrepaired: Option<Error>,
 }
 
 pub(super) struct Recovery<'a> {
     pub(super) from: &'a Unopened,
     pub(super) report: RecoveryReport,
-    parts: Vec<Part>,
+    pub(super) parts: Vec<Part>,
     /// Log files whose doubtful ends were put back and synced, and up to where.
     pub(super) restored: Vec<(u64, u64)>,
     /// Log files that are no part of the log any more, to be removed.
     dropped: Vec<Arc<LogFile>>,
     /// The first offset that can be read, as far as it was written down or the names of deleted files tell.
-    log_start: Option<u64>,
+    pub(super) log_start: Option<u64>,
     /// The base offsets of log files that were on their way out.
     pub(super) deleted: Vec<u64>,
-    snapshots: Snapshots,
-    producers: Producers,
-    epochs: EpochCache,
-    epochs_checksum: u32,
-    now: i64,
+    pub(super) snapshots: Snapshots,
+    pub(super) producers: Producers,
+    pub(super) epochs: EpochCache,
+    pub(super) epochs_checksum: u32,
+    pub(super) now: i64,
 }
 
 impl Unopened {
@@ -219,7 +220,6 @@ impl Unopened {
         report: RecoveryReport,
         known: Known,
     ) -> Result<Partition> {
-        let interval = self.config.index_interval_bytes.into();
         let first_base = parts.first().map(|part| part.log.base_offset());
         let log_start = known.log_start.unwrap_or(first_base.unwrap_or(0)).min(outcome.next_offset);
         let held = self.config.replicated.then(|| {
@@ -231,40 +231,16 @@ impl Unopened {
         producers.advance_high_watermark(held.unwrap_or(outcome.next_offset));
         producers.opened();
         let mark = Mark { durable: outcome.durable, producers: !producers.is_empty() };
-        let first_dirty = self.checkpoint.and_then(|checkpoint| checkpoint.first_dirty);
-        let mut marks = Marks::at(mark, first_dirty, known.epochs_checksum);
-        if known.unsaved {
-            // What was found behind the old recovery point is in memory alone: a recovery must find it again.
-            marks.unsaved = Some(self.mark_before(first_base.unwrap_or(0)));
-        }
+        let mut marks = Marks::at(mark, known.epochs_checksum);
+        marks.first_dirty = self.checkpoint.and_then(|checkpoint| checkpoint.first_dirty);
+        // What was found behind the old recovery point is in memory alone: a recovery must find it again.
+        marks.unsaved = known.unsaved.then(|| self.mark_before(first_base.unwrap_or(0)));
         let (active, created) = self.open_active(parts.pop(), outcome.next_offset)?;
-        let mut segments = Vec::with_capacity(parts.len() + 1);
-        for part in parts {
-            part.log.publish(part.kept);
-            let segment = Segment::sealed(part.log, self.directory.clone(), interval);
-            segment.adopt(part.indexes);
-            if let Some(aborted) = part.aborted {
-                segment.set_aborted(aborted, part.aborted_unsaved);
-            }
-            segments.push(Arc::new(segment));
-        }
+        let mut segments: Vec<_> = parts.into_iter().map(|part| self.sealed(part)).collect();
         segments.push(Arc::clone(active.segment()));
-        let writer = Writer {
-            state: self.state(&report, outcome.unrepaired),
-            active,
-            next_offset: outcome.next_offset,
-            life: 0,
-            unsynced: Vec::new(),
-            unindexed: Vec::new(),
-            rolled: false,
-            created,
-            created_synced: 0,
-            leader_epoch: known.epochs.latest().unwrap_or(0),
-            noted_epoch: known.epochs.latest(),
-            producers,
-            unsaved_snapshots: Vec::new(),
-            appends: Default::default(),
-        };
+        let state = self.state(&report, outcome.unrepaired);
+        let epoch = known.epochs.latest();
+        let writer = Writer::new(state, active, outcome.next_offset, created, epoch, producers);
         let roll_seed = self.pool.fs().random();
         let log = Log {
             id: self.id,
@@ -298,6 +274,17 @@ impl Unopened {
             writer: Mutex::new(writer),
         };
         Ok(Partition { log: Arc::new(log) })
+    }
+
+    fn sealed(&self, part: Part) -> Arc<Segment> {
+        let interval = self.config.index_interval_bytes.into();
+        part.log.publish(part.kept);
+        let segment = Segment::sealed(part.log, self.directory.clone(), interval);
+        segment.adopt(part.indexes);
+        if let Some(aborted) = part.aborted {
+            segment.set_aborted(aborted, part.aborted_unsaved);
+        }
+        Arc::new(segment)
     }
 
     /// The segment that is appended to, from its log file or a new one, and how many files were created for it.
@@ -496,153 +483,6 @@ impl Recovery<'_> {
         let peeked = BatchReader::new(Arc::clone(&part.log), position).peek(part.size);
         let header = peeked.ok().flatten().filter(|header| header.base_offset_known());
         header.map_or(part.log.base_offset(), |header| header.base_offset)
-    }
-
-    /// What is known of producers where the scan begins; and of the segment there, what was aborted before.
-    fn restore_producers_before(&mut self, at: usize, position: u64, first: u64) -> Result<()> {
-        if let Some(part) = self.parts.get_mut(at) {
-            let base = part.log.base_offset();
-            let fs = self.from.pool.fs();
-            part.aborted = match position {
-                0 => Some(TransactionIndex::new()),
-                _ => TransactionIndex::load_checked(fs, &self.from.directory, base)?,
-            };
-            part.aborted.iter_mut().for_each(|aborted| aborted.truncate_to(first));
-        }
-        let none = self
-            .from
-            .checkpoint
-            .is_some_and(|checkpoint| !checkpoint.producers && checkpoint.recovery_point == first);
-        if none {
-            return Ok(());
-        }
-        let newest =
-            self.snapshots.load_newest(self.from.pool.fs(), &self.from.directory, first, self.now)?;
-        let (from, mut producers) = newest.unwrap_or_default();
-        if from < first {
-            let mut stretches: Vec<Stretch> = Vec::with_capacity(at + 1);
-            for (index, part) in self.parts.iter().enumerate().take(at + 1) {
-                let end = if index < at { part.size } else { position };
-                stretches.push(Stretch { log: Arc::clone(&part.log), end });
-            }
-            replay(&mut producers, &stretches, from, self.now, |_| {})?;
-        }
-        self.producers = producers;
-        Ok(())
-    }
-
-    /// Snapshots of what is not there any more are removed; and what was aborted in the active segment is in memory.
-    fn finish_producers(&mut self, outcome: &Outcome) -> Result<()> {
-        let directory = &self.from.directory;
-        let fs = self.from.pool.fs();
-        if !self.from.pool.read_only() && outcome.unrepaired.is_none() {
-            let removed = self.snapshots.remove_above(fs, directory, outcome.next_offset)?;
-            if removed {
-                // One that came back later would speak of offsets that were given again.
-                sync_dir(fs, directory)?;
-            }
-        }
-        self.epochs.truncate_from_end(outcome.next_offset);
-        for part in &mut self.parts {
-            let Some(known) = &part.aborted else { continue };
-            let written = TransactionIndex::load_checked(fs, directory, part.log.base_offset())?;
-            part.aborted_unsaved = written.as_ref() != Some(known);
-        }
-        match self.parts.last_mut() {
-            Some(last) if last.aborted.is_none() => {
-                last.aborted = TransactionIndex::load_checked(fs, directory, last.log.base_offset())?;
-            }
-            _ => return Ok(()),
-        }
-        self.find_aborted(outcome.next_offset)
-    }
-
-    /// What was aborted in the last segment, from before it on: its file does not say.
-    fn find_aborted(&mut self, end: u64) -> Result<()> {
-        let Some(last) = self.parts.last().filter(|last| last.aborted.is_none()) else { return Ok(()) };
-        let base = last.log.base_offset();
-        let (fs, directory) = (self.from.pool.fs(), &self.from.directory);
-        let newest = self.snapshots.load_newest(fs, directory, base.min(end), self.now)?;
-        let (from, mut producers) = newest.unwrap_or_default();
-        let stretch = |part: &Part| Stretch { log: Arc::clone(&part.log), end: part.kept };
-        let stretches: Vec<Stretch> = self.parts.iter().map(stretch).collect();
-        let mut index = TransactionIndex::new();
-        replay(&mut producers, &stretches, from, self.now, |aborted| {
-            if aborted.last_offset >= base {
-                // Markers come in the order of their offsets.
-                let _ = index.append(aborted);
-            }
-        })?;
-        if let Some(last) = self.parts.last_mut() {
-            (last.aborted, last.aborted_unsaved) = (Some(index), true);
-        }
-        Ok(())
-    }
-
-    /// The leader epochs from their file, or where that is not what was written, from the log.
-    fn load_epochs(&mut self) -> Result<()> {
-        let name = self.from.directory.join(LEADER_EPOCHS);
-        let read = match read_file(self.from.pool.fs(), &name, LEADER_EPOCHS_BYTES_MAX) {
-            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                Ok(LeaderEpochs::default())
-            }
-            Err(Error::TooLarge { .. }) => Err(()),
-            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::InvalidInput => Err(()),
-            read => LeaderEpochs::decode(&read?).map_err(|_| ()),
-        };
-        let expected = self.from.checkpoint.and_then(|checkpoint| checkpoint.epochs_checksum);
-        let read = read.ok();
-        let checksum = read.as_ref().map(checksum_of);
-        let sure = checksum.is_some() && expected.is_none_or(|expected| Some(expected) == checksum);
-        match read {
-            Some(epochs) if sure || self.holds_epochs(&epochs) => {
-                self.epochs_checksum = checksum.unwrap_or_default();
-                self.epochs = EpochCache::new(epochs);
-            }
-            _ => self.find_epochs()?,
-        }
-        if let Some(log_start) = self.log_start {
-            self.epochs.truncate_from_start(log_start);
-        }
-        Ok(())
-    }
-
-    /// Whether the log says the same: where each epoch begins is a batch of it, and nothing of it stands before.
-    fn holds_epochs(&self, epochs: &LeaderEpochs) -> bool {
-        let known_end = self.from.checkpoint.map_or(0, |checkpoint| checkpoint.recovery_point);
-        epochs.entries.iter().filter(|entry| entry.start_offset < known_end).all(|entry| {
-            let after = self.parts.partition_point(|part| part.log.base_offset() <= entry.start_offset);
-            let Some(part) = after.checked_sub(1).and_then(|at| self.parts.get(at)) else { return false };
-            let mut reader = BatchReader::new(Arc::clone(&part.log), 0);
-            let mut before = None;
-            while let Ok(Some(header)) = reader.peek(part.size) {
-                if header.last_offset >= entry.start_offset {
-                    return header.leader_epoch == Some(entry.epoch) && before < Some(entry.epoch);
-                }
-                before = header.leader_epoch;
-                reader.seek(reader.position() + header.size);
-            }
-            false
-        })
-    }
-
-    /// The leader epochs as the batches name them.
-    fn find_epochs(&mut self) -> Result<()> {
-        self.epochs = EpochCache::default();
-        for part in &self.parts {
-            let mut reader = BatchReader::new(Arc::clone(&part.log), 0);
-            loop {
-                match reader.peek(part.size) {
-                    Ok(Some(header)) => {
-                        note_epoch(&mut self.epochs, &header);
-                        reader.seek(reader.position() + header.size);
-                    }
-                    Ok(None) | Err(Unreadable::Damaged(_)) => break,
-                    Err(Unreadable::Failed(error)) => return Err(error),
-                }
-            }
-        }
-        Ok(())
     }
 
     fn nothing_there(&mut self, recovery_point: u64) -> Outcome {
@@ -923,16 +763,6 @@ impl Recovery<'_> {
         self.report.damage.push(Damage { from, to, path, position, detail: detail.to_string() });
     }
 }
-
-/// Takes note of the leader of a batch (Kafka's `LogSegment.recover`).
-fn note_epoch(epochs: &mut EpochCache, header: &BatchHeader) {
-    if let Some(epoch) = header.leader_epoch.filter(|&epoch| epochs.latest() < Some(epoch)) {
-        epochs.assign(epoch, header.base_offset);
-    }
-}
-
-/// Of a million changes of leaders; a length beyond that is damage.
-const LEADER_EPOCHS_BYTES_MAX: u64 = 32 << 20;
 
 /// Names in a partition directory that belong there and do not begin with an offset.
 fn is_known(name: &OsString, kind: EntryKind) -> bool {

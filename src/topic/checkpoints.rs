@@ -257,19 +257,23 @@ mod tests {
     fn the_body_is_as_drawn() {
         let unclean = PartitionCheckpoint { clean: false, ..ONE };
         let three = checkpoint(&[("b", 0, ONE), ("a", 258, unclean), ("a", 1, ONE)]);
-        let numbers = b"\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\x01\x2c\0\0\0\0\0\0\0\xc8\0\0\0\0\0\0\0\x09\0\0\0\0\0\0\x01\x2b\xff\xff\xff\xff\xff\xff\xff\xff\0\0\0\x07";
+        let numbers = [
+            &b"\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\x01\x2c\0\0\0\0\0\0\0\xc8\0\0\0\0\0\0\0\x09"[..],
+            b"\0\0\0\0\0\0\x01\x2b\xff\xff\xff\xff\xff\xff\xff\xff\0\0\0\x07",
+        ]
+        .concat();
         let expected = [
             &b"\0\0\0\x05\0\0\0\x06\0\0\0\x02"[..],
             b"\x01a\0\0\0\x02",
             b"\0\0\0\x01",
-            numbers,
+            &numbers,
             b"\x03",
             b"\0\0\x01\x02",
-            numbers,
+            &numbers,
             b"\x02",
             b"\x01b\0\0\0\x01",
             b"\0\0\0\0",
-            numbers,
+            &numbers,
             b"\x03",
         ];
         assert_eq!(body_of(&three), expected.concat());

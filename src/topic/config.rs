@@ -592,42 +592,45 @@ mod tests {
         assert_eq!(log, expected);
     }
 
+    /// For each key a value that no other has and that is not its default.
+    const OTHER_VALUES: [(&str, &str); 32] = [
+        ("annals.durability", "interval:5:6"),
+        ("annals.max.decompressed.bytes", "4"),
+        ("annals.max.producers", "5"),
+        ("annals.producer.expiration.ms", "6"),
+        ("annals.replicated", "true"),
+        ("annals.retention.by", "append"),
+        ("cleanup.policy", "compact"),
+        ("compression.gzip.level", "7"),
+        ("compression.lz4.level", "8"),
+        ("compression.type", "zstd"),
+        ("compression.zstd.level", "-9"),
+        ("delete.retention.ms", "10"),
+        ("file.delete.delay.ms", "11"),
+        ("flush.messages", "12"),
+        ("flush.ms", "13"),
+        ("index.interval.bytes", "14"),
+        ("max.compaction.lag.ms", "15"),
+        ("max.message.bytes", "16"),
+        ("message.timestamp.after.max.ms", "17"),
+        ("message.timestamp.before.max.ms", "18"),
+        ("message.timestamp.type", "LogAppendTime"),
+        ("min.cleanable.dirty.ratio", "0.25"),
+        ("min.compaction.lag.ms", "1"),
+        ("min.insync.replicas", "21"),
+        ("preallocate", "true"),
+        ("retention.bytes", "22"),
+        ("retention.ms", "23"),
+        ("segment.bytes", "24"),
+        ("segment.index.bytes", "25"),
+        ("segment.jitter.ms", "26"),
+        ("segment.ms", "27"),
+        ("unclean.leader.election.enable", "true"),
+    ];
+
     #[test]
     fn every_key_reaches_its_own_field() {
-        let values = [
-            ("annals.durability", "interval:5:6"),
-            ("annals.max.decompressed.bytes", "4"),
-            ("annals.max.producers", "5"),
-            ("annals.producer.expiration.ms", "6"),
-            ("annals.replicated", "true"),
-            ("annals.retention.by", "append"),
-            ("cleanup.policy", "compact"),
-            ("compression.gzip.level", "7"),
-            ("compression.lz4.level", "8"),
-            ("compression.type", "zstd"),
-            ("compression.zstd.level", "-9"),
-            ("delete.retention.ms", "10"),
-            ("file.delete.delay.ms", "11"),
-            ("flush.messages", "12"),
-            ("flush.ms", "13"),
-            ("index.interval.bytes", "14"),
-            ("max.compaction.lag.ms", "15"),
-            ("max.message.bytes", "16"),
-            ("message.timestamp.after.max.ms", "17"),
-            ("message.timestamp.before.max.ms", "18"),
-            ("message.timestamp.type", "LogAppendTime"),
-            ("min.cleanable.dirty.ratio", "0.25"),
-            ("min.compaction.lag.ms", "1"),
-            ("min.insync.replicas", "21"),
-            ("preallocate", "true"),
-            ("retention.bytes", "22"),
-            ("retention.ms", "23"),
-            ("segment.bytes", "24"),
-            ("segment.index.bytes", "25"),
-            ("segment.jitter.ms", "26"),
-            ("segment.ms", "27"),
-            ("unclean.leader.election.enable", "true"),
-        ];
+        let values = OTHER_VALUES;
         let mut config = TopicConfig::new();
         config.update(values.map(|(key, value)| (key, Some(value)))).unwrap();
         let expected = LogConfig {
