@@ -252,7 +252,6 @@ impl Partition {
         self.log.log_end.load(Ordering::Acquire)
     }
 
-
     /// Offsets below it are known to be on disk. After a crash, reading begins here to find the end.
     pub fn recovery_point(&self) -> u64 {
         self.log.recovery_point.load(Ordering::Acquire).min(self.log_end())
@@ -379,6 +378,8 @@ impl Partition {
         self.log.writer.lock().state = State::Deleted;
         self.log.marks.lock().deleted = true;
         self.log.waiters.close();
+        // Who is at its files by their names must be done: the names may be another topic's the moment after.
+        drop(self.log.upkeep.lock());
     }
 }
 
@@ -431,6 +432,11 @@ impl Writer {
             State::ReadOnly => Err(Error::ReadOnly { action: "append to", path: partition().into() }),
             State::Closed | State::Deleted => Err(Error::Closed { what: partition() }),
         }
+    }
+
+    /// Whether the directory may be somebody else's by now, so that nothing in it may be touched.
+    fn is_over(&self) -> bool {
+        matches!(self.state, State::Closed | State::Deleted)
     }
 
     /// Takes no more appends until the partition is reopened (P5).

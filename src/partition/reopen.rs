@@ -166,6 +166,8 @@ impl Log {
             std::mem::replace(state, closed)
         };
         self.waiters.close();
+        // Whoever is at its files is done before the directory can be another's.
+        drop(self.upkeep.lock());
         healed?;
         if !matches!(was, State::Ready) {
             return Ok(self.checkpoint());

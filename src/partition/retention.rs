@@ -63,6 +63,10 @@ impl Partition {
 
     /// Removes files whose time has come.
     pub(crate) fn remove_due(&self) -> Result<Vec<std::path::PathBuf>> {
+        let _upkeep = self.log.upkeep.lock();
+        if self.log.writer.lock().is_over() {
+            return Ok(Vec::new());
+        }
         self.log.remove_due()
     }
 
@@ -129,12 +133,7 @@ impl Log {
     }
 
     /// How many segments from the first on are to go.
-    fn count_expired(
-        &self,
-        segments: &[Arc<Segment>],
-        config: &LogConfig,
-        by_time: bool,
-    ) -> Result<usize> {
+    fn count_expired(&self, segments: &[Arc<Segment>], config: &LogConfig, by_time: bool) -> Result<usize> {
         let (log_start, high_watermark) = (self.log_start.load(Ordering::Acquire), self.high_watermark());
         let now = self.clock.now();
         let total: u64 = segments.iter().map(|segment| segment.size()).sum();
@@ -193,6 +192,9 @@ impl Log {
         let log_start = self.log_start.load(Ordering::Acquire);
         let gone: Vec<Arc<Segment>> = {
             let mut writer = self.writer.lock();
+            if writer.is_over() {
+                return Ok(Expired { log_start, ..Expired::default() });
+            }
             let segments = self.segments.load_full();
             let below = segments.iter().skip(1).take_while(|next| next.base_offset() <= log_start).count();
             let (gone, kept) = segments.split_at(below);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{Log, LogConfig, PartitionCheckpoint, State, Writer};
+use super::{Log, LogConfig, PartitionCheckpoint, Writer};
 use crate::error::Result;
 use crate::format::{LeaderEpochs, TimeIndexEntry};
 use crate::fs::replace_file;
@@ -140,7 +140,7 @@ impl Log {
     fn persist_indexes_held(&self, closing: bool) -> Result<()> {
         let (unindexed, active) = {
             let mut writer = self.writer.lock();
-            if !closing && matches!(writer.state, State::Closed | State::Deleted) {
+            if !closing && writer.is_over() {
                 return Ok(());
             }
             let end = writer.next_offset;
