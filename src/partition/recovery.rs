@@ -35,6 +35,7 @@ use crate::clock::Clock;
 use crate::error::{Error, FormatError, Result};
 use crate::format::{AbortedTransaction, BatchHeader, LeaderEpochs};
 use crate::fs::{EntryKind, full_path, read_file, remove_if_there, retry, sync_dir};
+use crate::observe;
 use crate::storage::file_name::{FileKind, Stage, file_name, parse_file_name};
 use crate::storage::{
     ActiveSegment, BatchReader, FilePool, Indexer, Indexes, LogFile, Segment, TransactionIndex, Unreadable,
@@ -182,6 +183,7 @@ impl Unopened {
         recovery.find_parts()?;
         let outcome = recovery.recover()?;
         recovery.finish_producers(&outcome)?;
+        recovery.announce();
         let Recovery { report, parts, snapshots, producers, epochs, epochs_checksum, log_start, .. } =
             recovery;
         let known = Known { snapshots, producers, epochs, epochs_checksum, log_start };
@@ -324,6 +326,18 @@ struct Known {
 }
 
 impl Recovery<'_> {
+    /// Tells who watches what was found.
+    fn announce(&self) {
+        let (id, report) = (&self.from.id, &self.report);
+        if !report.clean {
+            let RecoveryReport { scanned_bytes, truncated_bytes, rewritten_bytes, .. } = *report;
+            observe::recovered(id, scanned_bytes, truncated_bytes, rewritten_bytes);
+        }
+        for damage in &report.damage {
+            observe::damaged(id, damage.from, damage.to, &damage.detail);
+        }
+    }
+
     /// Lists the directory, tidies up what a crash left of earlier changes, and opens every log file.
     fn find_parts(&mut self) -> Result<()> {
         self.restore_doubtful()?;
@@ -350,7 +364,15 @@ impl Recovery<'_> {
                 return Err(Error::TooLarge { what: "a segment", size, limit, setting: "Kafka's format" });
             }
             let log = Arc::new(LogFile::new(file, base, 0));
-            self.parts.push(Part { log, size, kept: size, indexes: None, doubtful_from: None, aborted: None, aborted_unsaved: false });
+            self.parts.push(Part {
+                log,
+                size,
+                kept: size,
+                indexes: None,
+                doubtful_from: None,
+                aborted: None,
+                aborted_unsaved: false,
+            });
         }
         Ok(())
     }
@@ -473,9 +495,10 @@ impl Recovery<'_> {
             };
             part.aborted.iter_mut().for_each(|aborted| aborted.truncate_to(first));
         }
-        let none = self.from.checkpoint.is_some_and(|checkpoint| {
-            !checkpoint.producers && checkpoint.recovery_point == first
-        });
+        let none = self
+            .from
+            .checkpoint
+            .is_some_and(|checkpoint| !checkpoint.producers && checkpoint.recovery_point == first);
         if none {
             return Ok(());
         }
