@@ -29,13 +29,15 @@
 //! | delete what is old, keep the last value of each key | [`Store::maintain`], [`Partition::delete_records`], [`Partition::compact`] |
 //! | follow another log | [`Partition::append_as_follower`], [`Partition::truncate_to`], [`Partition::set_high_watermark`] |
 //! | find by time | [`Partition::offset_for_timestamp`] |
+//! | keep no more than the settings say | [`Store::maintain`], [`StoreOptions::background`] |
+//! | watch it | [`Store::stats`], [`Partition::stats`], [`docs::operations`] |
 //! | choose what an append survives | [`Durability`] |
 //! | know what a crash left, and go on after damage | [`RecoveryReport`], [`Damage`], [`Records::skip_damage`] |
 //! | look into files without a store | [`Segment`], [`OffsetIndex`], [`TimeIndex`], [`TransactionIndex`], [`mod@format`] |
 //! | test your own code against crashes and failing disks | [`fs::SimulatedDisk`], [`clock::ManualClock`] |
 //! | read how and why it works | [`docs`] |
 //!
-//! It is not a server, starts no thread that stays, opens no socket and needs no runtime. Handles ([`Topic`],
+//! It is not a server, starts no thread unless [asked to](StoreOptions::background), opens no socket and needs no runtime. Handles ([`Topic`],
 //! [`Partition`]) are cheap to clone and may be used from any number of threads at once.
 
 pub mod clock;
@@ -43,6 +45,7 @@ pub mod docs;
 pub mod error;
 pub mod format;
 pub mod fs;
+mod observe;
 mod partition;
 mod storage;
 mod topic;
@@ -59,7 +62,7 @@ pub use storage::{
     IndexEntry, OffsetIndex, Segment, SegmentBatches, TimeIndex, TimeIndexEntry, TransactionIndex,
 };
 pub use topic::{
-    ConfigEntry, DefaultPartitioner, MaintenanceReport, Partitioner, Placed, Store, StoreOptions,
-    StoreReport, Topic, TopicConfig, murmur2, partition_for_key,
+    ConfigEntry, DefaultPartitioner, MaintenanceReport, MaintenanceStatus, Partitioner, Placed, Store,
+    StoreOptions, StoreReport, StoreStats, Topic, TopicConfig, murmur2, partition_for_key,
 };
 pub use types::{OFFSET_MAX, TOPIC_NAME_BYTES_MAX, TopicName, TopicPartition, Uuid};

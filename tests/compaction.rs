@@ -194,6 +194,120 @@ fn what_was_aborted_goes_and_what_was_committed_stays() {
 }
 
 #[test]
+fn maintenance_compacts_what_is_due_and_shows_it() {
+    let machine = Machine::new();
+    let config = compacted().set("min.cleanable.dirty.ratio", "0.5").unwrap();
+    let (store, log) = machine.start(config.set("min.compaction.lag.ms", "1000").unwrap());
+    fill(&log, 20);
+    assert!(!log.compaction_status().due, "everything is too young");
+    assert!(store.maintain().unwrap().compacted.is_empty());
+    machine.clock.advance(Duration::from_secs(2));
+    let before = log.compaction_status();
+    assert!(before.due && before.dirty_bytes > 0 && before.dirty_ratio > 0.5, "{before:?}");
+    let report = store.maintain().unwrap();
+    assert_eq!(report.compacted.len(), 1);
+    let after = log.compaction_status();
+    assert!(!after.due && after.runs == 1 && after.failures == 0, "{after:?}");
+    assert_eq!((after.first_dirty, after.last_run), (before.first_uncleanable, Some(report.compacted[0].1)));
+    // Settings take effect at once: now everything that is sealed is old enough, and any dirt is enough.
+    fill(&log, 3);
+    assert!(store.maintain().unwrap().compacted.is_empty());
+    let topic = store.topic("t").unwrap();
+    topic
+        .configure([("min.compaction.lag.ms", Some("0")), ("min.cleanable.dirty.ratio", Some("0.0"))])
+        .unwrap();
+    assert_eq!(store.maintain().unwrap().compacted.len(), 1);
+    // How far it came survives.
+    let first_dirty = log.compaction_status().first_dirty;
+    drop((store, log));
+    let (_store, log) = machine.restart();
+    assert_eq!(log.compaction_status().first_dirty, first_dirty);
+}
+
+#[test]
+fn a_record_that_is_too_old_makes_compaction_due_and_rolls_the_segment() {
+    let machine = Machine::new();
+    let config = compacted().set("min.cleanable.dirty.ratio", "1").unwrap().segment_bytes(1 << 20);
+    let (store, log) = machine.start(config.set("max.compaction.lag.ms", "5000").unwrap());
+    fill(&log, 2);
+    machine.clock.advance(Duration::from_secs(6));
+    put(&log, "key-0", "new");
+    assert_eq!(log.segments().len(), 2, "what is to be compacted in time is sealed in time");
+    machine.clock.advance(Duration::from_millis(1));
+    assert_eq!(store.maintain().unwrap().compacted.len(), 1);
+    assert_eq!(all(&log).len(), 8);
+}
+
+#[test]
+fn damage_ends_a_run_keeps_everything_and_is_tried_again() {
+    let machine = Machine::new();
+    let (store, log) = machine.start(compacted());
+    fill(&log, 20);
+    let before = all(&log);
+    let file = logs::file(0, "log");
+    let bytes = machine.disk.read(&file).unwrap();
+    let mut damaged = bytes.clone();
+    damaged[200] ^= 1;
+    machine.disk.write(&file, &damaged).unwrap();
+    assert!(matches!(log.compact(), Err(Error::Corruption { .. })));
+    let status = log.compaction_status();
+    assert!(
+        status.failures == 1 && status.last_error.is_some() && status.retry_after.is_some(),
+        "{status:?}"
+    );
+    assert!(store.maintain().unwrap().compacted.is_empty(), "it waits before it tries again");
+    machine.clock.advance(Duration::from_secs(16));
+    assert!(store.maintain().is_err());
+    assert_eq!(log.compaction_status().failures, 2);
+    machine.disk.write(&file, &bytes).unwrap();
+    assert_eq!(all(&log), before);
+    machine.clock.advance(Duration::from_secs(16));
+    assert!(store.maintain().unwrap().compacted.is_empty(), "twice as long now");
+    machine.clock.advance(Duration::from_secs(16));
+    assert_eq!(store.maintain().unwrap().compacted.len(), 1);
+    assert_eq!((log.compaction_status().failures, log.compaction_status().last_error), (0, None));
+}
+
+#[test]
+fn a_rate_is_kept_to() {
+    let machine = Machine::new();
+    let store = machine.options().compaction_bytes_per_second(Some(1_000));
+    let store = store.open_in(std::sync::Arc::new(machine.disk.clone())).unwrap();
+    let log = store.create_topic("t", compacted()).unwrap().partition(0).unwrap();
+    fill(&log, 20);
+    let report = log.compact().unwrap().unwrap();
+    // What it reads twice, and what it writes.
+    let least = (2 * report.bytes_before + report.bytes_after) / 1_000;
+    assert!(report.took >= Duration::from_secs(least - 1), "{report:?}");
+    assert!(report.took <= Duration::from_secs(least + 2), "{report:?}");
+}
+
+#[test]
+fn a_full_disk_ends_a_run_and_leaves_the_log_as_it_is() {
+    let machine = Machine::new();
+    let (_store, log) = machine.start(compacted());
+    fill(&log, 20);
+    let before = all(&log);
+    for spare in (0..6_000).step_by(300) {
+        machine.disk.set_capacity(Some(machine.disk.used() + spare));
+        let result = log.compact();
+        machine.disk.set_capacity(None);
+        if result.is_ok() {
+            break;
+        }
+        assert!(matches!(result, Err(Error::StorageFull { .. })), "{result:?}");
+        assert_eq!(view(&log), view_of(&before));
+    }
+    log.compact().unwrap();
+    assert_eq!(view(&log), view_of(&before));
+    assert_eq!(log.append(&Record::new("after").key("key-0")).unwrap(), 140);
+}
+
+fn view_of(records: &[(u64, String, Option<String>)]) -> BTreeMap<String, Option<String>> {
+    records.iter().map(|(_, key, value)| (key.clone(), value.clone())).collect()
+}
+
+#[test]
 fn a_topic_that_is_not_compacted_is_refused() {
     let machine = Machine::new();
     let (_store, log) = machine.start(TopicConfig::new());

@@ -7,10 +7,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules of `src/` and how high each stands. A module uses lower ones only; equals do not know each other.
-const LAYERS: [(&str, u32); 8] = [
+const LAYERS: [(&str, u32); 9] = [
     ("error", 0),
     ("types", 1),
     ("clock", 1),
+    ("observe", 5),
     ("fs", 10),
     ("format", 10),
     ("storage", 20),
@@ -30,11 +31,14 @@ const RESERVED: [(&str, &[&str], &str); 10] = [
     ("unsafe", &["fs"], "only fs/ is unsafe"),
     ("SystemTime", &["clock"], "only clock.rs asks the time"),
     ("Instant", &["clock"], "only clock.rs asks the time"),
-    ("thread::spawn", &[], "the crate starts no thread that outlives a call"),
+    ("thread::spawn", &[], "a thread has a name, and failing to start one is an error"),
     ("process::exit", &[], "a library does not end its process"),
     ("std::net", &[], "the crate opens no socket"),
     ("std::env", &[], "settings are passed, not found"),
 ];
+
+/// The one file that may start a thread which outlives the call.
+const THREAD: &str = "src/topic/maintenance.rs";
 
 /// What must not be left behind. In two parts each, so that this file does not find itself.
 const LEFTOVERS: [&str; 6] = [
@@ -94,6 +98,9 @@ fn check_file(name: &str, text: &str) -> Vec<String> {
         let production = without_tests(name, &code);
         check_layers(module, production, &mut report);
         check_reserved(module, production, &mut report);
+        if name != THREAD {
+            check_threads(production, &mut report);
+        }
     }
     problems
 }
@@ -189,6 +196,15 @@ fn check_reserved(module: &str, code: &str, report: &mut Report<'_>) {
         }
         if module == "format" && (has_word(line, "Mutex") || has_word(line, "RwLock")) {
             report(number, "format/ takes no lock".into());
+        }
+    }
+}
+
+/// Threads of a scope end with the call; others do not.
+fn check_threads(code: &str, report: &mut Report<'_>) {
+    for (number, line) in numbered(code).filter(|(_, line)| has_word(line, "spawn")) {
+        if !has_word(line, "thread::spawn") {
+            report(number, format!("`spawn`: no thread but that of {THREAD} outlives a call"));
         }
     }
 }
@@ -462,6 +478,10 @@ mod rules {
         assert!(
             found("src/topic/x.rs", "//! M.\n\nfn f() {\n    std::thread::spawn(g);\n}\n").contains("thread")
         );
+        let started = |thread: &str| format!("//! M.\n\nfn f() {{\n    Builder::new().{thread};\n}}\n");
+        assert!(found("src/topic/x.rs", &started("spawn(g)")).contains(":4: `spawn`"));
+        assert_eq!(found(THREAD, &started("spawn(g)")), "");
+        assert_eq!(found("src/topic/x.rs", &started("spawn_scoped(scope, g)")), "", "it ends with the call");
         let unsafe_code = "//! M.\n\n#[expect(unsafe_code)]\nfn f() {}\n";
         assert_eq!(found("src/topic/x.rs", unsafe_code), "", "a word that only begins alike");
     }

@@ -5,6 +5,8 @@
 //! - [`mod@format`]: every file in a store, whose format it is, and what reads, writes and proves it.
 //! - [`durability`]: what is assumed of disks, what each [`Durability`](crate::Durability) promises, and every crash
 //!   point with its outcome.
+//! - [`operations`]: what a store has to have done from time to time, and every figure and event by which it can be
+//!   watched.
 
 #[doc = include_str!("architecture.md")]
 pub mod architecture {}
@@ -14,6 +16,9 @@ pub mod format {}
 
 #[doc = include_str!("durability.md")]
 pub mod durability {}
+
+#[doc = include_str!("operations.md")]
+pub mod operations {}
 
 /// Compiles the code in the README.
 #[cfg(doctest)]

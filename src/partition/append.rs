@@ -15,7 +15,7 @@ use crate::format::{
     self, BatchBuilder, BatchHeader, BatchOptions, Codec, Compression, EndTransactionMarker, Record,
     RecordBatch, RecordSet, TimestampType, increment_sequence,
 };
-use crate::types::OFFSET_MAX;
+use crate::types::{OFFSET_MAX, TopicPartition};
 
 /// Where an append ended up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -553,7 +553,7 @@ impl Log {
             writer.active.append(batch.bytes, last_offset, batch.max_timestamp, batch.now)
         })();
         if let Err(error) = placed {
-            writer.refuse_or_poison(&error);
+            writer.refuse_or_poison(&self.id, &error);
             return Err(error);
         }
         writer.next_offset = last_offset + 1;
@@ -606,9 +606,9 @@ pub(super) fn check_last_offset(last_offset: u64) -> Result<()> {
 
 impl Writer {
     /// No room and no descriptor are refusals, after which the next append may well work. Anything else is not.
-    pub(super) fn refuse_or_poison(&mut self, error: &Error) {
+    pub(super) fn refuse_or_poison(&mut self, id: &TopicPartition, error: &Error) {
         if !matches!(error, Error::StorageFull { .. } | Error::TooManyOpenFiles { .. }) {
-            self.poison("an append", error);
+            self.poison(id, "an append", error);
         }
     }
 }

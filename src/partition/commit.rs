@@ -137,7 +137,7 @@ impl Log {
         let synced = self.sync_files(&round);
         self.counters.synced(self.clock.monotonic().saturating_sub(began));
         if let Err(error) = synced {
-            self.writer.lock().poison("sync", &error);
+            self.writer.lock().poison(&self.id, "sync", &error);
             return Err(error);
         }
         let mut writer = self.writer.lock();

@@ -167,7 +167,7 @@ impl Log {
             writer.active.append(batch.as_bytes(), last, time, now)
         })();
         if let Err(error) = placed {
-            writer.refuse_or_poison(&error);
+            writer.refuse_or_poison(&self.id, &error);
             return Err(error);
         }
         writer.next_offset = header.next_offset();

@@ -64,6 +64,7 @@ use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::format::ProducerSnapshot;
 use crate::fs::{FileSystem, full_path};
+use crate::observe;
 use crate::storage::{ActiveSegment, FilePool, Segment};
 use crate::types::TopicPartition;
 use commit::Commit;
@@ -400,6 +401,11 @@ impl Partition {
         self.log.config.store(Arc::new(config));
     }
 
+    /// Why appends are refused, if they are.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.log.writer.lock().check(&self.log.id)
+    }
+
     /// Syncs if the topic's interval has passed. Returns whether it did.
     pub(crate) fn sync_if_due(&self) -> Result<bool> {
         let config = self.log.config.load();
@@ -516,9 +522,11 @@ impl Writer {
     }
 
     /// Takes no more appends until the partition is reopened (P5).
-    fn poison(&mut self, action: &'static str, error: &Error) {
+    fn poison(&mut self, id: &TopicPartition, action: &'static str, error: &Error) {
         if matches!(self.state, State::Ready) {
-            self.state = State::Poisoned { action, cause: error.to_string(), retry: error.is_retryable() };
+            let cause = error.to_string();
+            observe::poisoned(id, action, &cause);
+            self.state = State::Poisoned { action, cause, retry: error.is_retryable() };
         }
     }
 }

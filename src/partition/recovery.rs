@@ -41,6 +41,7 @@ use crate::clock::Clock;
 use crate::error::{Error, FormatError, Result};
 use crate::format::{AbortedTransaction, BatchHeader};
 use crate::fs::{EntryKind, full_path, remove_if_there, retry, sync_dir};
+use crate::observe;
 use crate::storage::file_name::{FileKind, Stage, file_name, parse_file_name};
 use crate::storage::{
     ActiveSegment, BatchReader, FilePool, Indexer, Indexes, LogFile, Segment, TransactionIndex, Unreadable,
@@ -189,6 +190,7 @@ impl Unopened {
         recovery.find_parts()?;
         let outcome = recovery.recover()?;
         recovery.finish_producers(&outcome)?;
+        recovery.announce();
         let Recovery { report, parts, snapshots, producers, epochs, epochs_checksum, log_start, .. } =
             recovery;
         let unsaved = parts.iter().any(|part| part.aborted_unsaved) || epochs.to_save().is_some();
@@ -339,6 +341,18 @@ struct Known {
 }
 
 impl Recovery<'_> {
+    /// Tells who watches what was found.
+    fn announce(&self) {
+        let (id, report) = (&self.from.id, &self.report);
+        if !report.clean {
+            let RecoveryReport { scanned_bytes, truncated_bytes, rewritten_bytes, .. } = *report;
+            observe::recovered(id, scanned_bytes, truncated_bytes, rewritten_bytes);
+        }
+        for damage in &report.damage {
+            observe::damaged(id, damage.from, damage.to, &damage.detail);
+        }
+    }
+
     /// Lists the directory, tidies up what a crash left of earlier changes, and opens every log file.
     fn find_parts(&mut self) -> Result<()> {
         self.restore_doubtful()?;

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 
 use super::{Log, LogConfig, Partition, RetentionTime, State};
 use crate::error::{Error, Result};
+use crate::observe;
 use crate::storage::Segment;
 
 /// What a pass of retention did to a partition.
@@ -214,6 +215,7 @@ impl Log {
             self.snapshots.remove(self.fs(), self.directory(), segment.base_offset())?;
         }
         self.counters.expired(gone.len() as u64, bytes);
+        observe::expired(&self.id, log_start, gone.len() as u64, bytes);
         Ok(Expired { log_start, segments: gone.len(), bytes })
     }
 }

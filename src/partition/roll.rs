@@ -7,6 +7,7 @@ use super::{Log, LogConfig, Mark, PartitionCheckpoint, Writer};
 use crate::error::Result;
 use crate::format::{LeaderEpochs, TimeIndexEntry};
 use crate::fs::replace_file;
+use crate::observe;
 use crate::storage::ActiveSegment;
 
 /// Where the leader epochs are kept (Kafka's `LeaderEpochCheckpointFile`).
@@ -71,7 +72,7 @@ impl Log {
                 return Ok(());
             }
             let base = writer.next_offset;
-            self.roll(&mut writer, base).inspect_err(|error| writer.refuse_or_poison(error))?;
+            self.roll(&mut writer, base).inspect_err(|error| writer.refuse_or_poison(&self.id, error))?;
             writer.rolled = false;
         }
         self.keep_up(true, 0);
@@ -104,6 +105,7 @@ impl Log {
         }
         writer.unsynced.push((Arc::clone(&sealed), size));
         writer.unindexed.push(sealed);
+        observe::segment_rolled(&self.id, base);
         Ok(())
     }
 

@@ -13,6 +13,7 @@ use super::snapshots::{Stretch, replay};
 use super::{DurableMark, Log, Partition, Writer};
 use crate::error::{Error, Result};
 use crate::fs::sync_dir;
+use crate::observe;
 use crate::storage::{ActiveSegment, Indexes, LogFile, Segment};
 
 impl Partition {
@@ -215,11 +216,12 @@ impl Log {
             self.write_epochs()
         });
         if let Err(error) = done {
-            writer.poison("a truncation", &error);
+            writer.poison(&self.id, "a truncation", &error);
             return Err(error);
         }
         writer.created_synced = writer.created;
         writer.life += 1;
+        observe::truncated(&self.id, offset);
         let durable = self.marks.lock().now.durable.offset.min(offset);
         self.commit.begin_life(writer.life, durable);
         // Where the log is and where it was are both written down; the latter is only a lower bound.

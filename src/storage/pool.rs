@@ -98,6 +98,11 @@ impl FilePool {
         }
     }
 
+    /// How many of its files are open.
+    pub(crate) fn open_files(&self) -> usize {
+        self.ring.lock().open.iter().filter(|file| file.strong_count() > 0).count()
+    }
+
     pub(crate) fn fs(&self) -> &dyn FileSystem {
         &*self.fs
     }

@@ -6,16 +6,20 @@ mod config;
 mod dir_name;
 mod framed;
 mod loading;
+mod maintenance;
 mod manifest;
 mod options;
 mod partitioner;
 mod positions;
+mod stats;
 mod store;
 #[expect(clippy::module_inception, reason = "the file is named after its type")]
 mod topic;
 
 pub use config::{ConfigEntry, TopicConfig};
+pub use maintenance::{MaintenanceReport, MaintenanceStatus};
 pub use options::StoreOptions;
 pub use partitioner::{DefaultPartitioner, Partitioner, murmur2, partition_for_key};
-pub use store::{MaintenanceReport, Store, StoreReport};
+pub use stats::StoreStats;
+pub use store::{Store, StoreReport};
 pub use topic::{Placed, Topic};

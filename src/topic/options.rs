@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::config::TopicConfig;
 use super::store::Store;
@@ -30,6 +31,8 @@ pub struct StoreOptions {
     pub(super) compaction_limits: CompactionLimits,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) topic_defaults: TopicConfig,
+    pub(super) background: bool,
+    pub(super) maintenance_interval: Duration,
 }
 
 impl Default for StoreOptions {
@@ -49,6 +52,8 @@ impl StoreOptions {
             compaction_limits: CompactionLimits { memory: 128 << 20, bytes_per_second: None },
             clock: Arc::new(SystemClock::new()),
             topic_defaults: TopicConfig::new(),
+            background: false,
+            maintenance_interval: Duration::from_secs(1),
         }
     }
 
@@ -111,6 +116,33 @@ impl StoreOptions {
     #[must_use]
     pub fn topic_defaults(mut self, defaults: TopicConfig) -> Self {
         self.topic_defaults = defaults;
+        self
+    }
+
+    /// Whether a thread of the store's own calls [`Store::maintain`] every
+    /// [`maintenance_interval`](Self::maintenance_interval). By default none does, and it is up to you.
+    ///
+    /// The thread ends when the store is closed or dropped, which waits for the pass under way. What fails or panics
+    /// in a pass does not end it; look at [`Store::maintenance_status`]. A store opened for reading has none.
+    ///
+    /// ```
+    /// use annals::Store;
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// let store = Store::options().background(true).open(directory.path())?;
+    /// assert!(store.maintenance_status().running);
+    /// # Ok::<(), annals::Error>(())
+    /// ```
+    #[must_use]
+    pub fn background(mut self, background: bool) -> Self {
+        self.background = background;
+        self
+    }
+
+    /// How long the thread of [`background`](Self::background) rests between two passes, in real time whatever the
+    /// clock; by default a second, at least a millisecond.
+    #[must_use]
+    pub fn maintenance_interval(mut self, interval: Duration) -> Self {
+        self.maintenance_interval = interval.max(Duration::from_millis(1));
         self
     }
 

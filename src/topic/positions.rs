@@ -30,6 +30,8 @@ pub(super) struct Positions {
     kafka_checksum: u32,
     /// Whether the files still name a partition that is not among these any more.
     forgotten: bool,
+    /// Whether anything of it changed since the files were written.
+    unsaved: bool,
     /// Whether Kafka's file may lie on disk as it was or as it was to be.
     kafka_in_doubt: bool,
     /// What was last written to the files that are only written when they change.
@@ -92,7 +94,16 @@ impl Positions {
         &mut self,
         positions: impl IntoIterator<Item = (TopicPartition, Option<PartitionCheckpoint>)>,
     ) {
-        self.partitions.extend(positions.into_iter().filter_map(|(id, position)| Some((id, position?))));
+        for (id, position) in positions {
+            let Some(position) = position else { continue };
+            self.unsaved |= self.partitions.get(&id) != Some(&position);
+            self.partitions.insert(id, position);
+        }
+    }
+
+    /// Whether the files do not say what is known.
+    pub(super) fn are_unsaved(&self) -> bool {
+        self.unsaved
     }
 
     /// Writes both files, ours first, so that Kafka's is never newer than what ours says of it.
@@ -129,7 +140,7 @@ impl Positions {
         replace_file(fs, Path::new(LOG_STARTS), &log_starts)?;
         self.write_if_used(fs, HIGH_WATERMARKS, &high_watermarks)?;
         self.write_if_used(fs, FIRST_DIRTY, &first_dirty)?;
-        self.forgotten = false;
+        (self.forgotten, self.unsaved) = (false, false);
         Ok(())
     }
 

@@ -19,9 +19,11 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 
 use super::config::TopicConfig;
+use super::maintenance::{Maintenance, MaintenanceReport, MaintenanceStatus};
 use super::manifest::ManifestTopic;
 use super::options::StoreOptions;
 use super::positions::Positions;
+use super::stats::StoreStats;
 use super::topic::{Topic, TopicState};
 use crate::error::{Error, Result};
 use crate::format::clean_shutdown;
@@ -73,16 +75,6 @@ pub struct StoreReport {
     pub unknown: Vec<PathBuf>,
 }
 
-/// What [`Store::maintain`] did.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct MaintenanceReport {
-    /// Partitions that were synced because their interval had passed.
-    pub synced: Vec<TopicPartition>,
-    /// Directories of deleted topics that were removed for good.
-    pub removed: Vec<PathBuf>,
-}
-
 /// What the store's handles share.
 pub(super) struct Shared {
     pub(super) fs: Arc<dyn FileSystem>,
@@ -101,6 +93,7 @@ pub(super) struct Shared {
     pub(super) closed: AtomicBool,
     pub(super) report: Mutex<StoreReport>,
     pub(super) sink: Arc<Sink>,
+    pub(super) maintenance: Maintenance,
 }
 
 /// Lets partitions ask for a checkpoint without keeping the store alive.
@@ -156,10 +149,15 @@ impl Store {
             closed: AtomicBool::new(false),
             report: Mutex::default(),
             sink: Arc::default(),
+            maintenance: Maintenance::default(),
         });
         *shared.sink.0.lock() = Arc::downgrade(&shared);
         shared.load()?;
-        Ok(Store { shared })
+        let store = Store { shared };
+        if store.shared.options.background && !store.shared.options.read_only {
+            store.shared.start_background()?;
+        }
+        Ok(store)
     }
 
     /// Its directory.
@@ -210,13 +208,64 @@ impl Store {
         self.shared.report.lock().clone()
     }
 
-    /// One pass over everything that is due: syncs of topics with an interval, a checkpoint, removal of deleted
-    /// topics. Call it from time to time, say every second.
+    /// One pass over everything that is due. Call it from time to time, say every second, or have it called
+    /// ([`StoreOptions::background`]). In this order:
+    ///
+    /// 1. partitions are synced whose interval has passed;
+    /// 2. segments go that retention or a raised log start no longer keeps;
+    /// 3. producers are forgotten that have not appended for `producer.id.expiration.ms`;
+    /// 4. indexes, snapshots of producers and checkpoints are written where the log has moved on;
+    /// 5. files are removed of segments and topics that were deleted `file.delete.delay.ms` ago.
+    ///
+    /// A wall clock that jumps ahead does not empty the store: if it moved more than 10 minutes further than
+    /// monotonic time since the last pass, nothing is deleted or forgotten for its age during one hour, and the
+    /// report of that pass has a warning. (A machine that slept looks the same.) The first pass has nothing to
+    /// compare with and is not guarded.
+    ///
+    /// One pass runs at a time; a second call waits for the first. Partitions with damage are left alone, except that
+    /// their intervals are kept.
+    ///
+    /// ```
+    /// use annals::{Record, Store, TopicConfig};
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// let store = Store::open(directory.path())?;
+    /// let topic = store.create_topic("events", TopicConfig::new().set("retention.bytes", "1")?)?;
+    /// let log = topic.partition(0)?;
+    /// log.append(&Record::new("old"))?;
+    /// log.roll()?;
+    /// log.append(&Record::new("new"))?;
+    /// let report = store.maintain()?;
+    /// assert_eq!(report.expired.len(), 1);
+    /// assert_eq!(log.log_start(), 1);
+    /// # Ok::<(), annals::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// The first failure; the rest of the pass is done nevertheless.
+    /// The first failure; the rest of the pass is done nevertheless, and
+    /// [`maintenance_status`](Store::maintenance_status) has its report. [`Error::Poisoned`] as long as a partition
+    /// is; [`Error::ReadOnly`] if the store was opened for reading alone.
     pub fn maintain(&self) -> Result<MaintenanceReport> {
         self.shared.maintain()
+    }
+
+    /// How the passes of maintenance went, those of the background and those asked for.
+    pub fn maintenance_status(&self) -> MaintenanceStatus {
+        self.shared.maintenance_status()
+    }
+
+    /// Figures about it at this moment. Takes the lock of appends of each partition for a moment, reads no file.
+    ///
+    /// ```
+    /// use annals::{Record, Store, TopicConfig};
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// let store = Store::open(directory.path())?;
+    /// store.create_topic("events", TopicConfig::new().partitions(2))?.append(&Record::new("it happened"))?;
+    /// let stats = store.stats();
+    /// assert_eq!((stats.topics, stats.partitions, stats.appended_records), (1, 2, 1));
+    /// # Ok::<(), annals::Error>(())
+    /// ```
+    pub fn stats(&self) -> StoreStats {
+        self.shared.stats()
     }
 
     /// Makes everything appended so far durable, and writes that down, so that opening after a crash is quick.
@@ -286,35 +335,19 @@ impl Shared {
         positions.write(&*self.fs)
     }
 
-    fn open_partitions_now(&self) -> Vec<Partition> {
-        self.topics.read().values().flat_map(|state| state.open_partitions()).collect()
-    }
-
-    fn maintain(&self) -> Result<MaintenanceReport> {
-        self.check_writable("maintain")?;
-        let mut report = MaintenanceReport::default();
-        let mut failed = Ok(());
-        for partition in self.open_partitions_now() {
-            match partition.sync_if_due() {
-                Ok(true) => report.synced.push(partition.id().clone()),
-                Ok(false) => {}
-                Err(error) => failed = failed.and(Err(error)),
-            }
-        }
-        failed = failed.and(self.finish_deleting());
-        report.removed = self.remove_doomed();
-        let written = if self.have_positions_moved() { self.write_positions() } else { Ok(()) };
-        failed.and(written).map(|()| report)
-    }
-
-    fn have_positions_moved(&self) -> bool {
+    /// As [`write_positions`](Self::write_positions), if they are not written down already.
+    pub(super) fn write_positions_if_moved(&self) -> Result<()> {
         let open = self.open_partitions_now();
-        let positions = self.positions.lock();
-        let moved = |partition: &Partition| {
-            let written = positions.get(partition.id()).map(|position| position.recovery_point);
-            partition.checkpoint().is_some_and(|now| Some(now.recovery_point) != written)
-        };
-        open.iter().any(moved)
+        let mut positions = self.positions.lock();
+        if self.closed.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        positions.update(open.iter().map(|partition| (partition.id().clone(), partition.checkpoint())));
+        if positions.are_unsaved() { positions.write(&*self.fs) } else { Ok(()) }
+    }
+
+    pub(super) fn open_partitions_now(&self) -> Vec<Partition> {
+        self.topics.read().values().flat_map(|state| state.open_partitions()).collect()
     }
 
     fn flush(&self) -> Result<()> {
@@ -351,6 +384,8 @@ impl Shared {
     }
 
     fn close(&self) -> Result<()> {
+        // Before any lock: the pass under way may need it.
+        self.stop_background();
         let _in_order = self.changing.lock();
         if self.closed.swap(true, Ordering::AcqRel) || self.options.read_only {
             return Ok(());

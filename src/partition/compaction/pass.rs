@@ -18,6 +18,7 @@ use super::swap::Swapped;
 use super::transactions::CleanedTransactions;
 use crate::error::{Error, Result};
 use crate::format::{BatchHeader, OffsetIndexEntry, RecordBatch, TimeIndexEntry};
+use crate::observe;
 use crate::partition::{DurableMark, Log, LogConfig, Marks, Partition};
 use crate::storage::{BatchReader, Segment, Unreadable};
 
@@ -136,6 +137,7 @@ impl Log {
                 let took = self.clock.monotonic().saturating_sub(began);
                 let report = CompactionReport { took, ..report };
                 self.compaction.succeeded(report);
+                observe::compacted(&self.id, report.bytes_before, report.bytes_after);
                 Ok(Some(report))
             }
             Err(Failure::Stopped) => {
@@ -143,6 +145,7 @@ impl Log {
                 Ok(None)
             }
             Err(Failure::Failed(error)) => {
+                observe::compaction_failed(&self.id, &error.to_string());
                 self.compaction.failed(error.to_string(), self.clock.monotonic());
                 Err(error)
             }
