@@ -314,6 +314,47 @@ fn a_topic_that_is_not_compacted_is_refused() {
     assert!(matches!(log.compact(), Err(Error::PolicyViolation { .. })));
 }
 
+#[test]
+fn any_call_that_fails_in_a_run_leaves_the_log_whole_and_truncation_certain() {
+    let prepare = || {
+        let machine = Machine::new();
+        let (store, log) = machine.start(compacted());
+        fill(&log, 20);
+        (machine, store, log)
+    };
+    let calls = {
+        let (machine, _store, log) = prepare();
+        let before = machine.disk.calls();
+        log.compact().unwrap();
+        before..machine.disk.calls()
+    };
+    for call in calls.clone() {
+        for fault in [Fault::Error(5), Fault::Late(5)] {
+            let (machine, store, log) = prepare();
+            assert_eq!(machine.disk.calls(), calls.start);
+            machine.disk.fail(When::nth(call + 1 - calls.start), fault);
+            let failed = log.compact().is_err();
+            machine.disk.heal();
+            let label = format!("call {call}, {fault:?}, failed {failed}");
+            // What is cut now must not come back out of what the run has left.
+            let expected = view(&log);
+            log.truncate_to(30).unwrap_or_else(|error| panic!("{label}: {error}"));
+            for n in 0..30 {
+                put(&log, &format!("new-{n}"), "after the cut");
+            }
+            let after = all(&log);
+            let crashed = Machine::of(machine.disk.crash(Crash::ProcessKill));
+            drop((store, log));
+            for machine in [machine, crashed] {
+                let (_store, log) = machine.restart();
+                assert!(log.recovery_report().damage.is_empty(), "{label}: {:?}", log.recovery_report());
+                assert_eq!(all(&log), after, "{label}");
+            }
+            assert_eq!(expected.len(), 7, "{label}");
+        }
+    }
+}
+
 /// A run with compactions in it; stops at the first failure, as after a power cut all calls fail.
 fn run(machine: &Machine) -> Option<()> {
     let store = machine.try_open().ok()?;

@@ -68,7 +68,7 @@ use crate::observe;
 use crate::storage::{ActiveSegment, FilePool, Segment};
 use crate::types::TopicPartition;
 use commit::Commit;
-use compaction::Compaction;
+use compaction::{Compaction, Unfinished};
 use epochs::EpochCache;
 use producers::Producers;
 use removal::Removals;
@@ -141,6 +141,7 @@ struct Log {
     counters: Counters,
     compaction: Compaction,
     compaction_limits: CompactionLimits,
+    unfinished: Mutex<Unfinished>,
     /// Held by whoever compacts, or keeps others from it.
     compacting: Mutex<()>,
     /// Tells whoever compacts to give up.

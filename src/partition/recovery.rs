@@ -269,6 +269,7 @@ impl Unopened {
             counters: Default::default(),
             compaction: Default::default(),
             compaction_limits: self.compaction_limits,
+            unfinished: Default::default(),
             compacting: Mutex::default(),
             compaction_stop: AtomicUsize::new(0),
             upkeep: Mutex::default(),

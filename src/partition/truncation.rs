@@ -73,6 +73,7 @@ impl Log {
     /// Returns `None` if a gap would remain that is not allowed yet.
     fn try_truncate_to(&self, offset: u64) -> Result<Option<bool>> {
         let _no_compaction = self.pause_compaction();
+        self.finish_swap()?;
         let _upkeep = self.upkeep.lock();
         let _no_sync = self.commit.hold();
         let mut writer = self.writer.lock();
@@ -101,6 +102,7 @@ impl Log {
             self.allow_gaps()?;
         }
         let _no_compaction = self.pause_compaction();
+        self.finish_swap()?;
         let _upkeep = self.upkeep.lock();
         let _no_sync = self.commit.hold();
         let mut writer = self.writer.lock();

@@ -29,3 +29,4 @@ mod transactions;
 pub(crate) use pass::CompactionLimits;
 pub(super) use status::Compaction;
 pub use status::{CompactionReport, CompactionStatus};
+pub(super) use swap::Unfinished;

@@ -30,7 +30,7 @@ pub(super) struct Output {
 impl Output {
     /// Begins the segment that takes the place of those from `base` on.
     pub(super) fn create(pool: &Arc<FilePool>, directory: &Path, base: u64, interval: u64) -> Result<Self> {
-        remove(pool, directory, base)?;
+        remove(pool, directory, base, Stage::Cleaned)?;
         let file = pool.create(staged_name(directory, base, FileKind::Log, Stage::Cleaned))?;
         Ok(Output {
             log: Arc::new(LogFile::new(file, base, 0)),
@@ -85,11 +85,11 @@ impl Output {
     }
 }
 
-/// Removes what an attempt has left.
-pub(super) fn remove(pool: &FilePool, directory: &Path, base: u64) -> Result<()> {
+/// Removes what an attempt has left at a stage.
+pub(super) fn remove(pool: &FilePool, directory: &Path, base: u64, stage: Stage) -> Result<()> {
     let kinds = DERIVED_KINDS.into_iter().chain([FileKind::Log]);
     for kind in kinds {
-        remove_if_there(pool.fs(), &staged_name(directory, base, kind, Stage::Cleaned))?;
+        remove_if_there(pool.fs(), &staged_name(directory, base, kind, stage))?;
     }
     Ok(())
 }

@@ -20,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::format::{BatchHeader, OffsetIndexEntry, RecordBatch, TimeIndexEntry};
 use crate::observe;
 use crate::partition::{DurableMark, Log, LogConfig, Marks, Partition};
+use crate::storage::file_name::Stage;
 use crate::storage::{BatchReader, Segment, Unreadable};
 
 /// What compaction may use.
@@ -121,6 +122,7 @@ impl Log {
     /// A run, by whoever holds the right to compact.
     fn compact(&self, forced: bool) -> Result<Option<CompactionReport>> {
         self.writer.lock().check(&self.id)?;
+        self.finish_swap()?;
         // A recovery point that waits for something to be saved would keep its segments from being compacted.
         self.persist_indexes(false)?;
         let plan = self.plan_compaction()?;
@@ -279,19 +281,19 @@ impl Log {
                 match self.swap(group, segment) {
                     Ok(Swapped::Done) => (before, Some(bytes_after)),
                     Ok(Swapped::Gone) => {
-                        remove(&self.pool, self.directory(), base)?;
+                        remove(&self.pool, self.directory(), base, Stage::Cleaned)?;
                         return Err(Failure::Stopped);
                     }
                     Err(error) => return Err(error.into()),
                 }
             }
             Ok(None) => {
-                remove(&self.pool, self.directory(), base)?;
+                remove(&self.pool, self.directory(), base, Stage::Cleaned)?;
                 (0, None)
             }
             Err(failure) => {
                 // If this fails as well, the next opening removes it.
-                let _ = remove(&self.pool, self.directory(), base);
+                let _ = remove(&self.pool, self.directory(), base, Stage::Cleaned);
                 return Err(failure);
             }
         };

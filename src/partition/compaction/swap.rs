@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 
+use super::output::remove;
 use crate::error::Result;
 use crate::fs::sync_dir;
 use crate::partition::{Log, State};
@@ -23,6 +24,16 @@ pub(super) enum Swapped {
     Gone,
 }
 
+/// An exchange that a failing disk left in the middle. The next opening would finish it, so nobody may build on what
+/// the files are now before it is finished here.
+#[derive(Debug, Default)]
+pub(in crate::partition) struct Unfinished {
+    /// A result that was to be thrown away, by its base offset.
+    litter: Option<u64>,
+    /// Segments whose files still have their names, though another has taken their place.
+    swap: Option<(Vec<Arc<Segment>>, Arc<Segment>)>,
+}
+
 impl Log {
     /// Puts `new`, whose files are `.cleaned`, in the place of `old`: neighbours, sealed, and on disk.
     pub(super) fn swap(&self, old: &[Arc<Segment>], new: Segment) -> Result<Swapped> {
@@ -32,8 +43,13 @@ impl Log {
         if !self.holds(old) {
             return Ok(Swapped::Gone);
         }
-        new.restage(Stage::Cleaned, Stage::Swap)?;
-        sync_dir(self.fs(), self.directory())?;
+        let staged = new.restage(Stage::Cleaned, Stage::Swap);
+        if let Err(error) = staged.and_then(|()| sync_dir(self.fs(), self.directory())) {
+            self.unfinished.lock().litter = Some(new.base_offset());
+            // If this fails as well, it is tried again.
+            let _ = self.remove_litter();
+            return Err(error);
+        }
         {
             let mut writer = self.writer.lock();
             let segments = self.segments.load_full();
@@ -45,15 +61,40 @@ impl Log {
             writer.unsynced.retain(|(segment, _)| !is_old(segment));
             self.segments.store(Arc::new(list));
         }
-        self.retire(old, false)?;
+        self.unfinished.lock().swap = Some((old.to_vec(), new));
+        self.finish_swap_held()?;
+        Ok(Swapped::Done)
+    }
+
+    /// Finishes what a failing disk left in the middle. Called by whoever is about to change the files.
+    pub(in crate::partition) fn finish_swap(&self) -> Result<()> {
+        let _upkeep = self.upkeep.lock();
+        self.finish_swap_held()
+    }
+
+    fn finish_swap_held(&self) -> Result<()> {
+        self.remove_litter()?;
+        let Some((old, new)) = self.unfinished.lock().swap.clone() else { return Ok(()) };
+        self.retire(&old, false)?;
         new.restage(Stage::Swap, Stage::Final)?;
         sync_dir(self.fs(), self.directory())?;
+        self.unfinished.lock().swap = None;
+        // From now on they are read from their files when they are needed.
+        new.adopt(None);
         for vanished in old.iter().skip(1) {
             self.snapshots.remove(self.fs(), self.directory(), vanished.base_offset())?;
         }
-        // From now on they are read from their files when they are needed.
-        new.adopt(None);
-        Ok(Swapped::Done)
+        Ok(())
+    }
+
+    fn remove_litter(&self) -> Result<()> {
+        let Some(base) = self.unfinished.lock().litter else { return Ok(()) };
+        for stage in [Stage::Cleaned, Stage::Swap] {
+            remove(&self.pool, self.directory(), base, stage)?;
+        }
+        sync_dir(self.fs(), self.directory())?;
+        self.unfinished.lock().litter = None;
+        Ok(())
     }
 
     /// Whether these are still part of the log, which is open and whole.
