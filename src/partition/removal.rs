@@ -44,6 +44,10 @@ impl Log {
         let delay = self.config.load().file_delete_delay_ms.max(0) as u64;
         let due = self.clock.monotonic().saturating_add(Duration::from_millis(delay));
         for segment in segments {
+            if self.removals.retired.lock().iter().any(|retired| Arc::ptr_eq(&retired.segment, segment)) {
+                // By an attempt that failed further on.
+                continue;
+            }
             // A file of that name may still be waiting for its removal; it would be overwritten.
             self.remove_where(|retired| retired.segment.base_offset() == segment.base_offset())?;
             segment.retire()?;
