@@ -122,7 +122,11 @@ impl Log {
         let all = expired == segments.len();
         let start = if all {
             // There must be an active one; what comes next begins in it.
-            self.roll_now()?;
+            match self.roll_now() {
+                // Then it is the last one, this time: what goes before it may make the room.
+                Err(Error::StorageFull { .. } | Error::Poisoned { .. }) => {}
+                rolled => rolled?,
+            }
             self.segments.load().last().map(|last| last.base_offset())
         } else {
             segments.get(expired).filter(|_| expired > 0).map(|kept| kept.base_offset())
