@@ -37,8 +37,9 @@
 //! | test your own code against crashes and failing disks | [`fs::SimulatedDisk`], [`clock::ManualClock`] |
 //! | read how and why it works | [`docs`] |
 //!
-//! It is not a server, starts no thread unless [asked to](StoreOptions::background), opens no socket and needs no runtime. Handles ([`Topic`],
-//! [`Partition`]) are cheap to clone and may be used from any number of threads at once.
+//! It is not a server, starts no thread that stays unless [asked to](StoreOptions::background), opens no socket and
+//! needs no runtime. Handles ([`Topic`], [`Partition`]) are cheap to clone and may be used from any number of threads at
+//! once.
 
 pub mod clock;
 pub mod docs;

@@ -121,9 +121,15 @@ impl Log {
         let mut expired = self.count_expired(&segments, &config, by_time)?;
         if expired == segments.len() {
             // There must be an active one. What was appended until then is looked at once more.
-            self.roll_now()?;
-            segments = self.segments.load_full();
-            expired = self.count_expired(&segments, &config, by_time)?;
+            match self.roll_now() {
+                // Then it is the last one, this time: what goes before it may make the room.
+                Err(Error::StorageFull { .. } | Error::Poisoned { .. }) => expired -= 1,
+                rolled => {
+                    rolled?;
+                    segments = self.segments.load_full();
+                    expired = self.count_expired(&segments, &config, by_time)?;
+                }
+            }
         }
         let start = segments.get(expired).filter(|_| expired > 0).map(|kept| kept.base_offset());
         let before = self.log_start.load(Ordering::Acquire);

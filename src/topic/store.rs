@@ -213,7 +213,7 @@ impl Store {
     ///
     /// 1. partitions are synced whose interval has passed;
     /// 2. segments go that retention or a raised log start no longer keeps;
-    /// 3. producers are forgotten that have not appended for `producer.id.expiration.ms`;
+    /// 3. producers are forgotten that have not appended for `annals.producer.expiration.ms`;
     /// 4. indexes, snapshots of producers and checkpoints are written where the log has moved on;
     /// 5. files are removed of segments and topics that were deleted `file.delete.delay.ms` ago.
     ///
