@@ -217,9 +217,16 @@ fn cutting_below_the_first_segment_begins_anew_there() {
 
 #[test]
 fn a_log_begins_anew_wherever_it_is_told() {
-    for (at, log_start) in
-        [(0, None), (4, None), (9, None), (12, None), (500, None), (500, Some(500)), (500, Some(505)), (3, Some(8))]
-    {
+    for (at, log_start) in [
+        (0, None),
+        (4, None),
+        (9, None),
+        (12, None),
+        (500, None),
+        (500, Some(500)),
+        (500, Some(505)),
+        (3, Some(8)),
+    ] {
         let machine = Machine::new();
         let (store, log) = filled(&machine, small(), 12);
         log.truncate_fully_and_start_at(at, log_start).unwrap();
@@ -305,7 +312,8 @@ fn producers_and_transactions_are_again_what_they_were() {
     let mut states = Vec::new();
     let mut note = |log: &Partition| {
         // Known since when is no property of the log, nor is what of older batches could be told apart.
-        let open: Vec<_> = log.open_transactions().iter().map(|open| (open.producer_id, open.first_offset)).collect();
+        let open: Vec<_> =
+            log.open_transactions().iter().map(|open| (open.producer_id, open.first_offset)).collect();
         let committed: Vec<u64> = log
             .read_from_with(log.log_start(), Isolation::ReadCommitted)
             .unwrap()
@@ -333,7 +341,8 @@ fn producers_and_transactions_are_again_what_they_were() {
     }
     assert!(log.segments().len() > 8);
     let now = |log: &Partition| {
-        let open: Vec<_> = log.open_transactions().iter().map(|open| (open.producer_id, open.first_offset)).collect();
+        let open: Vec<_> =
+            log.open_transactions().iter().map(|open| (open.producer_id, open.first_offset)).collect();
         let committed: Vec<u64> = log
             .read_from_with(log.log_start(), Isolation::ReadCommitted)
             .unwrap()
@@ -644,7 +653,11 @@ fn a_failure_while_a_log_begins_anew_heals() {
                     assert_eq!(append(&log, &[&other(end)]), end, "{name}");
                     for machine in [machine.killed(), machine.cut_off()] {
                         let (_store, log) = machine.restart();
-                        assert!(log.recovery_report().damage.is_empty(), "{name}: {:?}", log.recovery_report());
+                        assert!(
+                            log.recovery_report().damage.is_empty(),
+                            "{name}: {:?}",
+                            log.recovery_report()
+                        );
                         assert_eq!(values(&log, end), [(end, other(end))], "{name}");
                         assert_readable(&log, &name);
                     }
@@ -801,7 +814,8 @@ fn truncate_and_append_while_others_read(begin_anew: bool) {
     const OFFSETS: u64 = 60;
     const ROUNDS: u64 = 250;
     let machine = Machine::new();
-    let config = TopicConfig::new().segment_bytes(400).index_interval_bytes(60).durability(Durability::Process);
+    let config =
+        TopicConfig::new().segment_bytes(400).index_interval_bytes(60).durability(Durability::Process);
     let (_store, log) = machine.start(config);
     let rounds = Rounds(Mutex::new(vec![0; 2_000]));
     let ended = AtomicBool::new(false);
@@ -816,7 +830,8 @@ fn truncate_and_append_while_others_read(begin_anew: bool) {
             let _end = End(&ended);
             let mut random = 12_345_u64;
             let mut pick = |below: u64| {
-                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                random =
+                    random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 (random >> 33) % below
             };
             for round in 0..ROUNDS {

@@ -134,6 +134,8 @@ struct Log {
     epochs: Mutex<EpochCache>,
     snapshots: Snapshots,
     removals: Removals,
+    /// Counts beginnings and ends of truncations: what a reader met meanwhile may be none of the log.
+    truncations: AtomicU64,
     counters: Counters,
     /// Held by whoever compacts, or keeps others from it.
     compacting: Mutex<()>,
@@ -159,6 +161,8 @@ struct Writer {
     unsynced: Vec<(Arc<Segment>, u64)>,
     /// Sealed segments whose index files are not written yet.
     unindexed: Vec<Arc<Segment>>,
+    /// Segments that a truncation took out of the log and whose files still have their names.
+    unretired: Vec<Arc<Segment>>,
     /// Whether a segment was sealed that nobody has tidied up after yet.
     rolled: bool,
     /// Counts files created in the directory; and how many of them the directory was synced for.
@@ -251,7 +255,6 @@ impl Partition {
     pub fn log_end(&self) -> u64 {
         self.log.log_end.load(Ordering::Acquire)
     }
-
 
     /// Offsets below it are known to be on disk. After a crash, reading begins here to find the end.
     pub fn recovery_point(&self) -> u64 {

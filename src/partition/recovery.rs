@@ -232,6 +232,7 @@ impl Unopened {
             life: 0,
             unsynced: Vec::new(),
             unindexed: Vec::new(),
+            unretired: Vec::new(),
             rolled: false,
             created,
             created_synced: 0,
@@ -264,6 +265,7 @@ impl Unopened {
             epochs: Mutex::new(known.epochs),
             snapshots: known.snapshots,
             removals: Removals::new(log_start),
+            truncations: AtomicU64::new(0),
             counters: Default::default(),
             compacting: Mutex::default(),
             compaction_stop: AtomicUsize::new(0),
@@ -350,7 +352,15 @@ impl Recovery<'_> {
                 return Err(Error::TooLarge { what: "a segment", size, limit, setting: "Kafka's format" });
             }
             let log = Arc::new(LogFile::new(file, base, 0));
-            self.parts.push(Part { log, size, kept: size, indexes: None, doubtful_from: None, aborted: None, aborted_unsaved: false });
+            self.parts.push(Part {
+                log,
+                size,
+                kept: size,
+                indexes: None,
+                doubtful_from: None,
+                aborted: None,
+                aborted_unsaved: false,
+            });
         }
         Ok(())
     }
@@ -473,9 +483,10 @@ impl Recovery<'_> {
             };
             part.aborted.iter_mut().for_each(|aborted| aborted.truncate_to(first));
         }
-        let none = self.from.checkpoint.is_some_and(|checkpoint| {
-            !checkpoint.producers && checkpoint.recovery_point == first
-        });
+        let none = self
+            .from
+            .checkpoint
+            .is_some_and(|checkpoint| !checkpoint.producers && checkpoint.recovery_point == first);
         if none {
             return Ok(());
         }

@@ -44,10 +44,17 @@ impl Log {
         let delay = self.config.load().file_delete_delay_ms.max(0) as u64;
         let due = self.clock.monotonic().saturating_add(Duration::from_millis(delay));
         for segment in segments {
-            // A file of that name may still be waiting for its removal; it would be overwritten.
-            self.remove_where(|retired| retired.segment.base_offset() == segment.base_offset())?;
+            // Another file of that name may still be waiting for its removal; it would be overwritten.
+            let same = |retired: &Retired| Arc::ptr_eq(retired.segment.log(), segment.log());
+            self.remove_where(|retired| {
+                retired.segment.base_offset() == segment.base_offset() && !same(retired)
+            })?;
             segment.retire()?;
-            self.removals.retired.lock().push(Retired { segment: Arc::clone(segment), due });
+            let mut retired = self.removals.retired.lock();
+            if !retired.iter().any(same) {
+                retired.push(Retired { segment: Arc::clone(segment), due });
+            }
+            drop(retired);
             if ordered {
                 sync_dir(self.fs(), self.directory())?;
             }

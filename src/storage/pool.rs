@@ -216,7 +216,11 @@ impl PooledFile {
         // Held so that nobody opens the old name meanwhile: it may be another file's at once.
         let _ring = self.pool.ring.lock();
         let from = self.name();
-        let renamed = retry(|| self.pool.fs.rename(&from, &to));
+        let renamed = retry(|| self.pool.fs.rename(&from, &to)).or_else(|error| {
+            // An attempt that was reported to fail may have been done all the same.
+            let done = error.kind() == std::io::ErrorKind::NotFound && self.pool.fs.metadata(&to).is_ok();
+            if done { Ok(()) } else { Err(error) }
+        });
         renamed.map_err(|error| Error::io("rename", &full_path(self.pool.fs(), &from), error))?;
         *self.name.write() = to;
         Ok(())

@@ -64,7 +64,10 @@ fn interrupt_recovery(machine: &Machine, outer: u64, mut check: impl FnMut(&Mach
         let opened = machine.try_open();
         let through = machine.disk.calls() < call;
         for second in [Crash::ProcessKill, Crash::PowerCut { seed: 0 }, Crash::PowerCut { seed: call + 2 }] {
-            check(&found(&machine, second), &format!("call {outer}, {first:?}, call {call} of opening, {second:?}"));
+            check(
+                &found(&machine, second),
+                &format!("call {outer}, {first:?}, call {call} of opening, {second:?}"),
+            );
         }
         drop(opened);
         if through {
