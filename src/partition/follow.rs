@@ -171,11 +171,13 @@ impl Log {
             writer.refuse_or_poison(&error);
             return Err(error);
         }
+        // Of the first batch of a log that starts inside it, the part below does not count.
+        let first = first_of(batch).max(writer.next_offset);
         writer.next_offset = header.next_offset();
         writer.appends.count(u64::from(header.records_count.unwrap_or(1)), header.size);
         match header.leader_epoch {
             Some(epoch) => {
-                self.epochs.lock().assign(epoch, first_of(batch));
+                self.epochs.lock().assign(epoch, first);
                 writer.leader_epoch = writer.leader_epoch.max(epoch);
             }
             // Messages of the old formats say nothing of leaders: what is known ends here.

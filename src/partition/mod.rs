@@ -132,6 +132,8 @@ struct Log {
     commit: Commit,
     waiters: Waiters,
     epochs: Mutex<EpochCache>,
+    /// Held while they are written to their file.
+    saving_epochs: Mutex<()>,
     snapshots: Snapshots,
     removals: Removals,
     /// Counts beginnings and ends of truncations: what a reader met meanwhile may be none of the log.

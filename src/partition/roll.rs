@@ -192,6 +192,7 @@ impl Log {
 
     /// Writes the leader epochs to their file, if it does not have them.
     pub(super) fn write_epochs(&self) -> Result<()> {
+        let _one_at_a_time = self.saving_epochs.lock();
         let Some(epochs) = self.epochs.lock().to_save() else { return Ok(()) };
         let text = epochs.encode();
         replace_file(self.fs(), &self.directory().join(LEADER_EPOCHS), text.as_bytes())?;
@@ -205,6 +206,10 @@ impl Log {
         let log_start = self.log_start.load(Ordering::Acquire);
         let high_watermark = self.held_watermark().map(|held| held.max(log_start));
         let marks = *self.marks.lock();
+        // Loaded behind the marks: an epoch that begins below the recovery point must be among them. A file that lacks
+        // it is not what was written down, then.
+        let unsaved = self.epochs.lock().to_save();
+        let epochs_checksum = unsaved.as_ref().map_or(marks.epochs_checksum, checksum_of);
         let place = Some((marks.durable.segment, marks.durable.position));
         (!marks.deleted).then_some(PartitionCheckpoint {
             log_start: Some(log_start),
@@ -212,7 +217,7 @@ impl Log {
             place,
             high_watermark,
             first_dirty: marks.first_dirty,
-            epochs_checksum: Some(marks.epochs_checksum),
+            epochs_checksum: Some(epochs_checksum),
             producers: marks.producers,
             clean: false,
         })
