@@ -149,7 +149,7 @@ pub(super) struct Recovery<'a> {
     /// Log files that are no part of the log any more, to be removed.
     dropped: Vec<Arc<LogFile>>,
     /// The first offset that can be read, as far as it was written down or the names of deleted files tell.
-    log_start: Option<u64>,
+    pub(super) log_start: Option<u64>,
     /// The base offsets of log files that were on their way out.
     pub(super) deleted: Vec<u64>,
     snapshots: Snapshots,

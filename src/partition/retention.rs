@@ -117,8 +117,14 @@ impl Log {
         let all = expired == segments.len();
         let start = if all {
             // There must be an active one; what comes next begins in it.
-            self.roll_now()?;
-            self.segments.load().last().map(|last| last.base_offset())
+            match self.roll_now() {
+                Ok(()) => self.segments.load().last().map(|last| last.base_offset()),
+                // Not now; then it is the old one.
+                Err(Error::StorageFull { .. } | Error::TooManyOpenFiles { .. } | Error::Poisoned { .. }) => {
+                    segments.last().map(|last| last.base_offset())
+                }
+                Err(error) => return Err(error),
+            }
         } else {
             segments.get(expired).filter(|_| expired > 0).map(|kept| kept.base_offset())
         };
