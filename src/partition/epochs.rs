@@ -26,9 +26,19 @@ impl EpochCache {
         EpochCache { entries: epochs.entries, unsaved: false }
     }
 
+    /// None yet, and a file that says something else.
+    pub(super) fn unsaved() -> Self {
+        EpochCache { entries: Vec::new(), unsaved: true }
+    }
+
     /// The latest epoch.
     pub(super) fn latest(&self) -> Option<i32> {
         self.entries.last().map(|entry| entry.epoch)
+    }
+
+    /// The epochs and where they begin, oldest first.
+    pub(super) fn entries(&self) -> &[EpochEntry] {
+        &self.entries
     }
 
     /// Takes note that an epoch was written from `start_offset` on.

@@ -128,7 +128,8 @@ impl Log {
             let Some((first, last)) = incoming.batches.first().zip(incoming.batches.last()) else {
                 return Err(self.out_of_order(0, "there is no batch"));
             };
-            if first_of(first) < writer.next_offset {
+            let empty = self.log_start.load(std::sync::atomic::Ordering::Acquire) == writer.next_offset;
+            if first_of(first) < writer.next_offset && !(empty && writer.begins_in(first)) {
                 return Err(self.out_of_order(first_of(first), "it goes back behind the end of the log"));
             }
             if self.dense() && incoming.has_gap(writer.next_offset) {
@@ -170,12 +171,14 @@ impl Log {
             writer.refuse_or_poison(&self.id, &error);
             return Err(error);
         }
+        // Of the first batch of a log that starts inside it, the part below does not count.
+        let first = first_of(batch).max(writer.next_offset);
         writer.next_offset = header.next_offset();
         writer.appends.count(u64::from(header.records_count.unwrap_or(1)), header.size);
         match header.leader_epoch {
             Some(epoch) => {
                 if Some(epoch) != writer.noted_epoch {
-                    self.epochs.lock().assign(epoch, first_of(batch));
+                    self.epochs.lock().assign(epoch, first);
                     self.marks.lock().hold();
                 }
                 writer.leader_epoch = writer.leader_epoch.max(epoch);
@@ -210,6 +213,14 @@ impl Log {
     fn out_of_order(&self, found: u64, reason: &'static str) -> Error {
         let log_end = self.log_end.load(std::sync::atomic::Ordering::Acquire);
         Error::OutOfOrderOffsets { partition: self.id.to_string(), found, log_end, reason }
+    }
+}
+
+impl Writer {
+    /// Whether a log of which nothing is left may go on inside a batch: its segment has room from there on.
+    fn begins_in(&self, batch: &RecordBatch) -> bool {
+        let room = self.active.position() == 0 && self.active.base_offset() <= first_of(batch);
+        room && batch.next_offset() > self.next_offset
     }
 }
 

@@ -29,10 +29,10 @@ impl Recovery<'_> {
         if staged.iter().all(|(_, _, stage, _)| *stage == Stage::Final) {
             return Ok(());
         }
-        let on_the_way_out = |(_, kind, stage, _): &&(u64, FileKind, Stage, OsString)| {
-            *kind == FileKind::Log && *stage == Stage::Deleted
+        let is_log = |stage| {
+            move |(_, kind, at, _): &&(u64, FileKind, Stage, OsString)| *kind == FileKind::Log && *at == stage
         };
-        self.deleted = staged.iter().filter(on_the_way_out).map(|(base, ..)| *base).collect();
+        self.deleted = staged.iter().filter(is_log(Stage::Deleted)).map(|(base, ..)| *base).collect();
         let cleaned = staged.iter().filter(|(_, _, stage, _)| *stage == Stage::Cleaned);
         let first_cleaned = cleaned.map(|(offset, ..)| *offset).min().unwrap_or(u64::MAX);
         let swaps: Vec<_> = staged
@@ -40,7 +40,15 @@ impl Recovery<'_> {
             .filter(|(offset, _, stage, _)| *stage == Stage::Swap && *offset < first_cleaned)
             .cloned()
             .collect();
+        // On a full disk the names alone say that the log starts later than is written down; until that is made up
+        // for they must outlast another crash. What they stood for need not.
+        let first = staged.iter().filter(is_log(Stage::Final)).map(|(base, ..)| *base).min();
+        let starts_later = first.is_some_and(|first| self.log_start.is_some_and(|start| start < first));
         for (offset, kind, stage, name) in &staged {
+            if starts_later && *kind == FileKind::Log && *stage == Stage::Deleted {
+                self.empty(name)?;
+                continue;
+            }
             let undone = *stage == Stage::Swap && *offset >= first_cleaned;
             // Only what can be had again from the log: a log under such a name would be none of ours.
             let half_written = *stage == Stage::Temporary && *kind != FileKind::Log;
@@ -89,6 +97,14 @@ impl Recovery<'_> {
             range = Some(start.min(*base)..end.max(next_offset));
         }
         Ok(range)
+    }
+
+    /// Leaves nothing of a file but its name.
+    fn empty(&mut self, name: &OsString) -> Result<()> {
+        let path = self.from.directory.join(name);
+        self.from.pool.file(path.clone()).with("empty", |file| retry(|| file.set_size(0)))?;
+        self.report.finished.push(path);
+        Ok(())
     }
 
     pub(super) fn remove(&mut self, name: &OsString) -> Result<()> {

@@ -136,8 +136,12 @@ struct Log {
     commit: Commit,
     waiters: Waiters,
     epochs: Mutex<EpochCache>,
+    /// Held while they are written to their file.
+    saving_epochs: Mutex<()>,
     snapshots: Snapshots,
     removals: Removals,
+    /// Counts beginnings and ends of truncations: what a reader met meanwhile may be none of the log.
+    truncations: AtomicU64,
     counters: Counters,
     compaction: Compaction,
     compaction_limits: CompactionLimits,
@@ -166,6 +170,8 @@ struct Writer {
     unsynced: Vec<(Arc<Segment>, u64)>,
     /// Sealed segments whose index files are not written yet.
     unindexed: Vec<Arc<Segment>>,
+    /// Segments that a truncation took out of the log and whose files still have their names.
+    unretired: Vec<Arc<Segment>>,
     /// Whether a segment was sealed that nobody has tidied up after yet.
     rolled: bool,
     /// Counts files created in the directory; and how many of them the directory was synced for.
@@ -232,7 +238,8 @@ impl Marks {
     fn lower(&mut self, durable: DurableMark) {
         for mark in [Some(&mut self.now), self.unsaved.as_mut(), self.saving.as_mut()].into_iter().flatten() {
             if mark.durable.offset > durable.offset {
-                mark.durable = durable;
+                // Some producer may have been known there that is not any more.
+                *mark = Mark { durable, producers: true };
             }
         }
         self.first_dirty = self.first_dirty.map(|dirty| dirty.min(durable.segment));
@@ -490,6 +497,7 @@ impl Writer {
             life: 0,
             unsynced: Vec::new(),
             unindexed: Vec::new(),
+            unretired: Vec::new(),
             rolled: false,
             created,
             created_synced: 0,

@@ -265,6 +265,8 @@ pub(super) struct Cursor {
     stopped: Option<Behind>,
     /// Whether the segments changed under it since somebody asked.
     moved: bool,
+    /// The count of truncations when it began to look.
+    truncations: u64,
 }
 
 #[derive(Debug)]
@@ -297,11 +299,35 @@ enum Behind {
 
 impl Cursor {
     pub(super) fn new(log: Arc<Log>, wanted: u64) -> Self {
-        Cursor { log, wanted, follows: None, place: None, stopped: None, moved: false }
+        Cursor { log, wanted, follows: None, place: None, stopped: None, moved: false, truncations: 0 }
     }
 
     /// The next batch with offsets from `wanted` on, or `None` at the bound.
     pub(super) fn next(&mut self, bound: u64) -> Result<Option<RecordBatch>> {
+        loop {
+            self.truncations = self.log.truncations.load(Ordering::SeqCst);
+            let end = self.log.log_end.load(Ordering::SeqCst);
+            match self.look(bound.min(end)) {
+                Err(_) if self.was_truncated() => self.find_anew(),
+                // Under way: what is missed lies behind the new end.
+                Err(_)
+                    if self.wanted.max(self.follows.unwrap_or(0))
+                        >= self.log.log_end.load(Ordering::SeqCst) =>
+                {
+                    self.find_anew();
+                    return Ok(None);
+                }
+                looked => return looked,
+            }
+        }
+    }
+
+    /// Whether a truncation began or ended since this look.
+    fn was_truncated(&self) -> bool {
+        self.truncations != self.log.truncations.load(Ordering::SeqCst)
+    }
+
+    fn look(&mut self, bound: u64) -> Result<Option<RecordBatch>> {
         loop {
             if self.stopped.is_some() || self.wanted.max(self.follows.unwrap_or(0)) >= bound {
                 return Ok(None);
@@ -377,7 +403,7 @@ impl Cursor {
     /// Looks for the place again, with the next call: the segments are not what they were.
     fn find_anew(&mut self) {
         self.wanted = self.wanted.max(self.follows.unwrap_or(0));
-        (self.place, self.follows) = (None, None);
+        (self.place, self.follows, self.stopped) = (None, None, None);
         self.moved = true;
     }
 
@@ -428,6 +454,11 @@ impl Cursor {
         let segments = self.log.segments.load();
         let at = segments.partition_point(|segment| segment.base_offset() <= self.wanted);
         let Some(segment) = at.checked_sub(1).and_then(|at| segments.get(at)) else {
+            if self.wanted < self.log.log_start.load(Ordering::Acquire) {
+                // They were deleted meanwhile.
+                self.stopped = Some(Behind::End { offset: self.log.log_start.load(Ordering::Acquire) });
+                return Err(self.out_of_range());
+            }
             // The log begins later than it should: its first segments are gone.
             let from = self.wanted;
             let to = segments.first().map_or(from, |first| first.base_offset());
@@ -484,6 +515,10 @@ impl Cursor {
         let next = segments.iter().find(|segment| segment.base_offset() > base);
         let Some(next) = next.map(Arc::clone) else {
             if !self.log.dense() {
+                if self.was_truncated() {
+                    self.find_anew();
+                    return Ok(());
+                }
                 // The end of the log may lie behind a gap.
                 self.wanted = self.wanted.max(bound);
                 return Ok(());

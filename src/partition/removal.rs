@@ -44,12 +44,15 @@ impl Log {
         let delay = self.config.load().file_delete_delay_ms.max(0) as u64;
         let due = self.clock.monotonic().saturating_add(Duration::from_millis(delay));
         for segment in segments {
-            if self.removals.retired.lock().iter().any(|retired| Arc::ptr_eq(&retired.segment, segment)) {
+            // Another file of that name may still be waiting for its removal; it would be overwritten.
+            let same = |retired: &Retired| Arc::ptr_eq(retired.segment.log(), segment.log());
+            self.remove_where(|retired| {
+                retired.segment.base_offset() == segment.base_offset() && !same(retired)
+            })?;
+            if self.removals.retired.lock().iter().any(same) {
                 // By an attempt that failed further on.
                 continue;
             }
-            // A file of that name may still be waiting for its removal; it would be overwritten.
-            self.remove_where(|retired| retired.segment.base_offset() == segment.base_offset())?;
             segment.retire()?;
             self.removals.retired.lock().push(Retired { segment: Arc::clone(segment), due });
             if ordered {
@@ -65,6 +68,11 @@ impl Log {
     /// Takes note that a log start is written down.
     pub(super) fn note_saved_start(&self, log_start: u64) {
         self.removals.saved_start.fetch_max(log_start, Ordering::AcqRel);
+    }
+
+    /// After a truncation, which may take the log start back.
+    pub(super) fn lower_saved_start(&self, log_start: u64) {
+        self.removals.saved_start.fetch_min(log_start, Ordering::AcqRel);
     }
 
     /// Whether a log start is not known to be written down.

@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use super::recovery::PartitionCheckpoint;
 use super::{DurableMark, Log, Mark, State, Writer, doubt};
 use crate::error::{Error, Result};
-use crate::fs::{retry, sync_dir};
-use crate::storage::file_name::{FileKind, file_name};
+use crate::fs::{full_path, remove_if_there, retry, sync_dir};
+use crate::storage::file_name::{FileKind, Stage, file_name, parse_file_name};
 use crate::storage::{
     ActiveSegment, BatchReader, Indexes, LogFile, Segment, TransactionIndex, Unreadable, remove_derived_files,
 };
@@ -32,6 +32,8 @@ impl Log {
     fn reopen_locked(&self, writer: &mut Writer) -> Result<()> {
         let end = self.log_end.load(Ordering::Acquire);
         let durable = self.marks.lock().now.durable;
+        self.retire_rest(writer)?;
+        self.remove_begun()?;
         let segments = self.segments.load_full();
         let after = segments.partition_point(|segment| segment.base_offset() <= durable.offset);
         for segment in segments.iter().skip(after.saturating_sub(1)) {
@@ -59,6 +61,22 @@ impl Log {
             self.marks.lock().now = Mark { durable, producers: !writer.producers.is_empty() };
         }
         self.recovery_point.store(end, Ordering::Release);
+        Ok(())
+    }
+
+    /// Removes empty log files that are no part of the log: begun, when something failed.
+    fn remove_begun(&self) -> Result<()> {
+        let (fs, directory) = (self.fs(), self.directory());
+        let failed = |error| Error::io("list", &full_path(fs, directory), error);
+        for entry in retry(|| fs.list(directory)).map_err(failed)? {
+            let Some((base, FileKind::Log, Stage::Final)) = parse_file_name(&entry.name) else { continue };
+            let part = self.segments.load().iter().any(|segment| segment.base_offset() == base);
+            let name = directory.join(&entry.name);
+            if !part && retry(|| fs.metadata(&name)).is_ok_and(|found| found.len == 0) {
+                remove_derived_files(fs, directory, base)?;
+                remove_if_there(fs, &name)?;
+            }
+        }
         Ok(())
     }
 
@@ -117,8 +135,7 @@ impl Log {
         for gone in empty.iter().filter(|segment| segment.base_offset() > end) {
             remove_derived_files(self.fs(), self.directory(), gone.base_offset())?;
             let name = file_name(self.directory(), gone.base_offset(), FileKind::Log);
-            retry(|| self.fs().remove_file(&name))
-                .map_err(|error| Error::io("remove", &gone.path(), error))?;
+            remove_if_there(self.fs(), &name)?;
         }
         sync_dir(self.fs(), self.directory())
     }

@@ -109,44 +109,85 @@ impl Recovery<'_> {
             read => LeaderEpochs::decode(&read?).map_err(|_| ()),
         };
         let expected = self.from.checkpoint.and_then(|checkpoint| checkpoint.epochs_checksum);
-        let read = read.ok();
-        let checksum = read.as_ref().map(checksum_of);
+        let log_start = self.log_start.unwrap_or(0);
+        let checksum = read.as_ref().ok().map(checksum_of);
         let sure = checksum.is_some() && expected.is_none_or(|expected| Some(expected) == checksum);
-        match read {
+        let known = read.ok().map(|read| {
+            let mut epochs = EpochCache::new(read);
+            epochs.truncate_from_start(log_start);
+            epochs
+        });
+        match known {
             Some(epochs) if sure || self.holds_epochs(&epochs) => {
                 self.epochs_checksum = checksum.unwrap_or_default();
-                self.epochs = EpochCache::new(epochs);
+                self.epochs = epochs;
             }
-            _ => self.find_epochs()?,
-        }
-        if let Some(log_start) = self.log_start {
-            self.epochs.truncate_from_start(log_start);
+            _ => {
+                self.find_epochs()?;
+                self.epochs.truncate_from_start(log_start);
+            }
         }
         Ok(())
     }
 
-    /// Whether the log says the same: where each epoch begins is a batch of it, and nothing of it stands before.
-    fn holds_epochs(&self, epochs: &LeaderEpochs) -> bool {
+    /// Whether the log says the same below the recovery point: each epoch begins with a batch of it, behind one of the
+    /// epoch before, and the last one reaches the end. Epochs do not go back, so none is missing.
+    fn holds_epochs(&self, epochs: &EpochCache) -> bool {
         let known_end = self.from.checkpoint.map_or(0, |checkpoint| checkpoint.recovery_point);
-        epochs.entries.iter().filter(|entry| entry.start_offset < known_end).all(|entry| {
-            let after = self.parts.partition_point(|part| part.log.base_offset() <= entry.start_offset);
-            let Some(part) = after.checked_sub(1).and_then(|at| self.parts.get(at)) else { return false };
-            let mut reader = BatchReader::new(Arc::clone(&part.log), 0);
-            let mut before = None;
-            while let Ok(Some(header)) = reader.peek(part.size) {
-                if header.last_offset >= entry.start_offset {
-                    return header.leader_epoch == Some(entry.epoch) && before < Some(entry.epoch);
-                }
-                before = header.leader_epoch;
-                reader.seek(reader.position() + header.size);
+        let log_start = self.log_start.unwrap_or(0);
+        let mut before = None;
+        for entry in epochs.entries().iter().filter(|entry| entry.start_offset < known_end) {
+            let (Ok(last), Ok(first)) =
+                (self.epoch_before(entry.start_offset), self.batch_at(entry.start_offset))
+            else {
+                return false;
+            };
+            let inside = entry.start_offset <= log_start;
+            let begins = first.is_some_and(|first| {
+                first.leader_epoch == Some(entry.epoch) && (inside || first.base_offset == entry.start_offset)
+            });
+            if !begins || last != before && !inside {
+                return false;
             }
-            false
-        })
+            before = Some(entry.epoch);
+        }
+        known_end <= log_start || self.epoch_before(known_end).is_ok_and(|last| last == before)
+    }
+
+    /// The batch that holds an offset, or the next one in its segment.
+    fn batch_at(&self, offset: u64) -> Result<Option<BatchHeader>, Unreadable> {
+        let after = self.parts.partition_point(|part| part.log.base_offset() <= offset);
+        let Some(part) = after.checked_sub(1).and_then(|at| self.parts.get(at)) else { return Ok(None) };
+        let mut reader = BatchReader::new(Arc::clone(&part.log), 0);
+        while let Some(header) = reader.peek(part.size)? {
+            if header.last_offset >= offset {
+                return Ok(Some(header));
+            }
+            reader.seek(reader.position() + header.size);
+        }
+        Ok(None)
+    }
+
+    /// The leader epoch of the last batch below an offset.
+    fn epoch_before(&self, offset: u64) -> Result<Option<i32>, Unreadable> {
+        let after = self.parts.partition_point(|part| part.log.base_offset() < offset);
+        for part in self.parts.iter().take(after).rev() {
+            let mut reader = BatchReader::new(Arc::clone(&part.log), 0);
+            let mut last = None;
+            while let Some(header) = reader.peek(part.size)?.filter(|header| header.last_offset < offset) {
+                reader.seek(reader.position() + header.size);
+                last = Some(header.leader_epoch);
+            }
+            if let Some(last) = last {
+                return Ok(last);
+            }
+        }
+        Ok(None)
     }
 
     /// The leader epochs as the batches name them.
     fn find_epochs(&mut self) -> Result<()> {
-        self.epochs = EpochCache::default();
+        self.epochs = EpochCache::unsaved();
         for part in &self.parts {
             let mut reader = BatchReader::new(Arc::clone(&part.log), 0);
             loop {
@@ -166,7 +207,9 @@ impl Recovery<'_> {
 
 /// Takes note of the leader of a batch (Kafka's `LogSegment.recover`).
 pub(super) fn note_epoch(epochs: &mut EpochCache, header: &BatchHeader) {
-    if let Some(epoch) = header.leader_epoch.filter(|&epoch| epochs.latest() < Some(epoch)) {
-        epochs.assign(epoch, header.base_offset);
+    match header.leader_epoch {
+        Some(epoch) if epochs.latest() < Some(epoch) => epochs.assign(epoch, header.base_offset),
+        None if header.magic < 2 => epochs.clear(),
+        _ => {}
     }
 }

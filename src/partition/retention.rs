@@ -123,7 +123,9 @@ impl Log {
             // There must be an active one. What was appended until then is looked at once more.
             match self.roll_now() {
                 // Then it is the last one, this time: what goes before it may make the room.
-                Err(Error::StorageFull { .. } | Error::Poisoned { .. }) => expired -= 1,
+                Err(Error::StorageFull { .. } | Error::TooManyOpenFiles { .. } | Error::Poisoned { .. }) => {
+                    expired -= 1;
+                }
                 rolled => {
                     rolled?;
                     segments = self.segments.load_full();

@@ -197,6 +197,7 @@ impl Log {
 
     /// Writes the leader epochs to their file, if it does not have them.
     pub(super) fn write_epochs(&self) -> Result<()> {
+        let _one_at_a_time = self.saving_epochs.lock();
         let Some(epochs) = self.epochs.lock().to_save() else { return Ok(()) };
         let text = epochs.encode();
         replace_file(self.fs(), &self.directory().join(LEADER_EPOCHS), text.as_bytes())?;

@@ -98,6 +98,12 @@ impl Snapshots {
         Ok(any)
     }
 
+    /// Removes all of them.
+    pub(super) fn remove_all(&self, fs: &dyn FileSystem, directory: &Path) -> Result<()> {
+        let all: Vec<u64> = self.offsets.lock().iter().rev().copied().collect();
+        all.into_iter().try_for_each(|offset| self.remove(fs, directory, offset))
+    }
+
     pub(super) fn remove(&self, fs: &dyn FileSystem, directory: &Path, offset: u64) -> Result<()> {
         if self.has(offset) {
             remove_if_there(fs, &name(directory, offset))?;

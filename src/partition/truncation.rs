@@ -14,7 +14,7 @@ use super::{DurableMark, Log, Partition, Writer};
 use crate::error::{Error, Result};
 use crate::fs::sync_dir;
 use crate::observe;
-use crate::storage::{ActiveSegment, Indexes, LogFile, Segment};
+use crate::storage::{ActiveSegment, Indexes, LogFile, Segment, TransactionIndex};
 
 impl Partition {
     /// Takes back everything from `offset` on; the next record gets that offset. A batch that holds it goes as a
@@ -53,6 +53,15 @@ impl Drop for NoCompaction<'_> {
     }
 }
 
+/// A truncation under way.
+struct Truncating<'a>(&'a Log);
+
+impl Drop for Truncating<'_> {
+    fn drop(&mut self) {
+        self.0.truncations.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
 impl Log {
     /// Has a compaction under way give up, and keeps others from beginning.
     pub(super) fn pause_compaction(&self) -> NoCompaction<'_> {
@@ -79,7 +88,9 @@ impl Log {
         let mut writer = self.writer.lock();
         writer.check(&self.id)?;
         if offset >= writer.next_offset {
-            self.epochs.lock().truncate_from_end(writer.next_offset);
+            let mut epochs = self.epochs.lock();
+            epochs.truncate_from_end(writer.next_offset);
+            writer.noted_epoch = epochs.latest();
             return Ok(Some(false));
         }
         let segments = self.segments.load_full();
@@ -92,8 +103,13 @@ impl Log {
         if end < offset && self.dense() {
             return Ok(None);
         }
-        let done = self.cut_at(&mut writer, &segments, kept, position, end, offset);
-        self.finish_truncation(&mut writer, offset, done)?;
+        self.cut_at(
+            &mut writer,
+            &segments,
+            kept,
+            DurableMark { offset: end, segment: target.base_offset(), position },
+            offset,
+        )?;
         Ok(Some(true))
     }
 
@@ -110,34 +126,35 @@ impl Log {
         self.begin_at(&mut writer, offset, log_start)
     }
 
-    /// Cuts `segments` so that the first `kept` stay, the last of them up to `position`.
+    /// Cuts `segments` so that the first `kept` stay, the last of them up to a place.
+    ///
+    /// All that readers and appends look at is changed first: if the disk fails in the middle, it is in order, and
+    /// reopening does the rest.
     fn cut_at(
         &self,
         writer: &mut Writer,
         segments: &[Arc<Segment>],
         kept: usize,
-        position: u64,
-        end: u64,
+        place: DurableMark,
         offset: u64,
     ) -> Result<()> {
         let (kept, gone) = segments.split_at(kept);
         let Some((target, before)) = kept.split_last() else { return Ok(()) };
-        let base = target.base_offset();
-        self.lower_marks(DurableMark { offset: end, segment: base, position })?;
+        let (end, position) = (place.offset, place.position);
+        let empty = || Arc::new(Indexes::empty(target.base_offset()));
+        let indexes = self.cut_indexes(target, end, position).unwrap_or_else(empty);
+        let mut aborted = (*self.aborted_in(target)?).clone();
+        aborted.truncate_to(offset);
+        self.lower_marks(place)?;
+        let _truncating = self.truncating();
         self.take_back(offset);
         target.log().take_back(position);
+        // Whoever is reading them must not go on when others get their offsets.
+        gone.iter().for_each(|segment| segment.log().take_back(0));
         // The segments that go are not to be synced or indexed any more.
         let stays = |segment: &Arc<Segment>| before.iter().any(|kept| Arc::ptr_eq(kept, segment));
         writer.unsynced.retain(|(segment, _)| stays(segment));
         writer.unindexed.retain(stays);
-        let newest_first: Vec<_> = gone.iter().rev().cloned().collect();
-        let empty = Arc::new(Indexes::empty(base));
-        let indexes = self.cut_indexes(target, end, position).unwrap_or(empty);
-        self.retire(&newest_first, true)?;
-        target.log().cut(position)?;
-        target.log().file().sync()?;
-        let mut aborted = (*self.aborted_in(target)?).clone();
-        aborted.truncate_to(offset);
         let interval = self.config.load().index_interval_bytes.into();
         let log = Arc::clone(target.log());
         let now = self.clock.now();
@@ -146,8 +163,14 @@ impl Log {
         let mut list = before.to_vec();
         list.push(Arc::clone(active.segment()));
         writer.active = active;
+        writer.next_offset = offset;
         self.segments.store(Arc::new(list));
-        Ok(())
+        writer.unretired.extend(gone.iter().rev().cloned());
+        let done = self.retire_rest(writer).and_then(|()| {
+            target.log().cut(position)?;
+            target.log().file().sync()
+        });
+        self.finish_truncation(writer, offset, done)
     }
 
     /// The entries of a segment's indexes up to where it is cut.
@@ -159,41 +182,96 @@ impl Log {
     }
 
     /// Drops all segments and begins one at `offset`.
+    ///
+    /// In two steps, each of which leaves something whole: the log is emptied, down to its first segment; then that
+    /// one makes way for the new one, once it is written down where the log starts.
     fn begin_at(&self, writer: &mut Writer, offset: u64, log_start: Option<u64>) -> Result<()> {
         let segments = self.segments.load_full();
+        let Some((first, rest)) = segments.split_first() else { return Ok(()) };
         let old_start = self.log_start.load(Ordering::Acquire);
         self.lower_marks(DurableMark { offset: old_start, segment: old_start, position: 0 })?;
-        self.take_back(offset);
-        let done = (|| {
-            writer.unsynced.clear();
-            writer.unindexed.clear();
-            for segment in segments.iter() {
-                segment.log().take_back(0);
-            }
-            let newest_first: Vec<_> = segments.iter().rev().cloned().collect();
-            self.retire(&newest_first, true)?;
-            let interval = self.config.load().index_interval_bytes.into();
-            let now = self.clock.now();
-            let active = ActiveSegment::create(&self.pool, self.directory(), offset, interval, now)?;
-            sync_dir(self.fs(), self.directory())?;
-            self.segments.store(Arc::new(vec![Arc::clone(active.segment())]));
-            writer.active = active;
-            self.epochs.lock().clear();
-            let start = log_start.unwrap_or(offset).max(offset);
-            self.log_start.store(start, Ordering::Release);
-            Ok(())
-        })();
+        let _truncating = self.truncating();
+        self.lower_watermark(old_start.min(offset));
+        self.lower_saved_start(offset);
+        self.log_end.store(old_start, Ordering::SeqCst);
+        segments.iter().for_each(|segment| segment.log().take_back(0));
+        writer.unsynced.clear();
+        writer.unindexed.clear();
+        writer.unsaved_snapshots.clear();
+        let interval = self.config.load().index_interval_bytes.into();
+        let indexes = Some(Arc::new(Indexes::empty(first.base_offset())));
+        let log = Arc::clone(first.log());
+        writer.active = ActiveSegment::reopen(log, self.directory(), interval, indexes, self.clock.now());
+        writer.active.segment().set_aborted(TransactionIndex::new(), true);
+        writer.next_offset = old_start;
+        self.segments.store(Arc::new(vec![Arc::clone(writer.active.segment())]));
+        self.epochs.lock().clear();
+        writer.unretired.extend(rest.iter().rev().cloned());
         let start = log_start.unwrap_or(offset).max(offset);
-        self.reset_watermark(start);
+        let done = self.empty_out(writer, first).and_then(|()| self.move_start(writer, first, offset, start));
         self.finish_truncation(writer, start, done)
+    }
+
+    /// Takes everything from the disk but the name of the first segment.
+    fn empty_out(&self, writer: &mut Writer, first: &Segment) -> Result<()> {
+        self.retire_rest(writer)?;
+        first.log().cut(0)?;
+        first.log().file().sync()?;
+        self.snapshots.remove_all(self.fs(), self.directory())?;
+        self.write_epochs()
+    }
+
+    /// Puts a segment at `base` in the place of the first one, which is empty.
+    fn move_start(&self, writer: &mut Writer, first: &Arc<Segment>, base: u64, start: u64) -> Result<()> {
+        let moves = base != first.base_offset();
+        let interval = self.config.load().index_interval_bytes.into();
+        let now = self.clock.now();
+        let create = || ActiveSegment::create(&self.pool, self.directory(), base, interval, now);
+        let next = if moves { Some(create()?) } else { None };
+        sync_dir(self.fs(), self.directory())?;
+        if let Some(next) = next {
+            writer.active = next;
+            writer.unretired.push(Arc::clone(first));
+        }
+        // In this order no reader finds the log to reach where no segment does.
+        self.log_end.fetch_min(start, Ordering::SeqCst);
+        self.log_start.fetch_max(start, Ordering::AcqRel);
+        self.segments.store(Arc::new(vec![Arc::clone(writer.active.segment())]));
+        self.log_start.store(start, Ordering::Release);
+        self.log_end.store(start, Ordering::SeqCst);
+        self.reset_watermark(start);
+        writer.next_offset = start;
+        {
+            let mut marks = self.marks.lock();
+            marks.now.durable = DurableMark { offset: start, segment: base, position: 0 };
+            // What there was to be saved went with the log.
+            (marks.unsaved, marks.saving) = (None, None);
+        }
+        self.recovery_point.store(start, Ordering::Release);
+        if moves {
+            // Before the old one goes: that it is missing is no loss then.
+            self.surroundings.checkpoint()?;
+            self.note_saved_start(start);
+        }
+        self.retire_rest(writer)
+    }
+
+    /// Gives the files of segments that were cut off other names, from the last to the first, each durably.
+    pub(super) fn retire_rest(&self, writer: &mut Writer) -> Result<()> {
+        while let Some(segment) = writer.unretired.first().cloned() {
+            self.retire(&[segment], true)?;
+            writer.unretired.remove(0);
+        }
+        Ok(())
     }
 
     /// Before anything is cut, the next opening must not expect it.
     fn lower_marks(&self, mark: DurableMark) -> Result<()> {
         let before = *self.marks.lock();
         self.marks.lock().lower(mark);
+        self.surroundings.checkpoint().inspect_err(|_| *self.marks.lock() = before)?;
         self.recovery_point.fetch_min(mark.offset, Ordering::AcqRel);
-        self.surroundings.checkpoint().inspect_err(|_| *self.marks.lock() = before)
+        Ok(())
     }
 
     /// Lets readers have no more than what lies below `offset`.
@@ -202,6 +280,13 @@ impl Log {
         self.log_end.store(offset, Ordering::SeqCst);
         let log_start = self.log_start.load(Ordering::Acquire);
         self.log_start.store(log_start.min(offset), Ordering::Release);
+        self.lower_saved_start(offset);
+    }
+
+    /// Tells readers that what they meet may be what is being cut.
+    fn truncating(&self) -> Truncating<'_> {
+        self.truncations.fetch_add(1, Ordering::SeqCst);
+        Truncating(self)
     }
 
     /// Brings what is known of producers and leaders to the new end, and begins another life there. A failure in the
