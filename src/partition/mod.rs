@@ -179,6 +179,9 @@ struct Writer {
 struct Marks {
     /// How far the log is known to be on disk, and where that is.
     durable: DurableMark,
+    /// How far that may be written down while the file of some transaction index is not what it has to be: the
+    /// next opening finds the markers behind it in the log.
+    indexed: DurableMark,
     /// Whether any producer was known when that was so.
     producers: bool,
     /// The first offset that compaction has not been over.

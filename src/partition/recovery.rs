@@ -136,6 +136,8 @@ struct Part {
 struct Outcome {
     next_offset: u64,
     durable: DurableMark,
+    /// How far it was known to be durable before.
+    known: DurableMark,
     /// A failure of repairing what can still be read.
     unrepaired: Option<Error>,
 }
@@ -208,6 +210,7 @@ impl Unopened {
         producers.opened();
         let marks = Marks {
             durable: outcome.durable,
+            indexed: outcome.known,
             producers: !producers.is_empty(),
             first_dirty: self.checkpoint.and_then(|checkpoint| checkpoint.first_dirty),
             epochs_checksum: known.epochs_checksum,
@@ -384,18 +387,19 @@ impl Recovery<'_> {
         let scanned = self.begin_at_log_start(scanned);
         let next_offset = self.check_end(scanned, recovery_point);
         let unrepaired = if self.from.pool.read_only() { None } else { self.repair().err() };
+        // An unknown place is said to be at the start of a segment that, if there is one, begins there.
+        let place = checkpoint.and_then(|checkpoint| checkpoint.place);
+        let (segment, position) = place.unwrap_or((recovery_point, 0));
+        let known = DurableMark { offset: recovery_point.min(next_offset), segment, position };
         let durable = if self.report.damage.is_empty() && unrepaired.is_none() && !self.from.pool.read_only()
         {
             let (segment, position) =
                 self.parts.last().map_or((0, 0), |last| (last.log.base_offset(), last.kept));
             DurableMark { offset: next_offset, segment, position }
         } else {
-            // An unknown place is said to be at the start of a segment that, if there is one, begins there.
-            let place = checkpoint.and_then(|checkpoint| checkpoint.place);
-            let (segment, position) = place.unwrap_or((recovery_point, 0));
-            DurableMark { offset: recovery_point.min(next_offset), segment, position }
+            known
         };
-        Ok(Outcome { next_offset, durable, unrepaired })
+        Ok(Outcome { next_offset, durable, known, unrepaired })
     }
 
     /// The end of a log that was closed in good order and has not changed since, without a look into it.
@@ -409,11 +413,8 @@ impl Recovery<'_> {
             return None;
         }
         let offset = checkpoint.recovery_point;
-        Some(Outcome {
-            next_offset: offset,
-            durable: DurableMark { offset, segment, position },
-            unrepaired: None,
-        })
+        let durable = DurableMark { offset, segment, position };
+        Some(Outcome { next_offset: offset, durable, known: durable, unrepaired: None })
     }
 
     /// Lets go of segments that lie wholly below the log start: their deletion was not finished.
@@ -615,7 +616,7 @@ impl Recovery<'_> {
             self.damage(log_start, next_offset, None, 0, "all segments are missing");
         }
         let durable = DurableMark { offset: next_offset, segment: next_offset, position: 0 };
-        Outcome { next_offset, durable, unrepaired: None }
+        Outcome { next_offset, durable, known: durable, unrepaired: None }
     }
 
     /// The segment, position and offset from which to read, or `None` if there are no segments.

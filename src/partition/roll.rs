@@ -150,6 +150,7 @@ impl Log {
             }
             (writer.unindexed.clone(), Arc::clone(writer.active.segment()))
         };
+        let durable = self.marks.lock().durable;
         for segment in unindexed {
             segment.write_indexes()?;
             segment.write_append_time()?;
@@ -161,6 +162,7 @@ impl Log {
             segment.write_rebuilt_indexes()?;
             segment.write_aborted()?;
         }
+        self.marks.lock().indexed = durable;
         active.write_grown_indexes()?;
         if closing {
             active.write_append_time()?;
@@ -205,10 +207,16 @@ impl Log {
         let log_start = self.log_start.load(Ordering::Acquire);
         let high_watermark = self.held_watermark().map(|held| held.max(log_start));
         let marks = *self.marks.lock();
-        let place = Some((marks.durable.segment, marks.durable.position));
+        // Looked at after the mark: whatever was aborted below it was noted before.
+        let unsaved = self.segments.load().iter().any(|segment| segment.is_aborted_unsaved());
+        let durable = match marks.indexed {
+            indexed if unsaved && indexed.offset < marks.durable.offset => indexed,
+            _ => marks.durable,
+        };
+        let place = Some((durable.segment, durable.position));
         (!marks.deleted).then_some(PartitionCheckpoint {
             log_start: Some(log_start),
-            recovery_point: marks.durable.offset,
+            recovery_point: durable.offset,
             place,
             high_watermark,
             first_dirty: marks.first_dirty,

@@ -191,6 +191,9 @@ impl Log {
         if mark.offset < before.durable.offset {
             let mut marks = self.marks.lock();
             marks.durable = mark;
+            if mark.offset < marks.indexed.offset {
+                marks.indexed = mark;
+            }
             marks.first_dirty = marks.first_dirty.map(|dirty| dirty.min(mark.segment));
         }
         self.recovery_point.fetch_min(mark.offset, Ordering::AcqRel);

@@ -310,8 +310,14 @@ impl Segment {
 
     /// Uses these aborted transactions; `unsaved` if the file does not have them.
     pub(crate) fn set_aborted(&self, index: TransactionIndex, unsaved: bool) {
-        *self.aborted.lock() = Some(Arc::new(index));
+        let mut held = self.aborted.lock();
+        *held = Some(Arc::new(index));
         self.aborted_unsaved.store(unsaved, Ordering::Release);
+    }
+
+    /// Whether the file lacks some of the aborted transactions, or has some too many.
+    pub(crate) fn is_aborted_unsaved(&self) -> bool {
+        self.aborted_unsaved.load(Ordering::Acquire)
     }
 
     /// Notes a transaction whose marker was just appended. The others must be in memory.
@@ -326,16 +332,17 @@ impl Segment {
 
     /// Writes the aborted transactions to their file, if it lacks some.
     pub(crate) fn write_aborted(&self) -> Result<()> {
-        if !self.aborted_unsaved.swap(false, Ordering::AcqRel) {
+        if !self.is_aborted_unsaved() {
             return Ok(());
         }
         let index = self.aborted.lock().clone().unwrap_or_default();
-        let fs = self.log.file().pool().fs();
-        let written = index.write(fs, &self.directory, self.base_offset());
-        if written.is_err() {
-            self.aborted_unsaved.store(true, Ordering::Release);
+        index.write(self.log.file().pool().fs(), &self.directory, self.base_offset())?;
+        let held = self.aborted.lock();
+        // One noted meanwhile has made it another index.
+        if held.as_ref().is_none_or(|held| Arc::ptr_eq(held, &index)) {
+            self.aborted_unsaved.store(false, Ordering::Release);
         }
-        written
+        Ok(())
     }
 
     /// Gives its files the names of files on their way out. Readers go on reading them.
