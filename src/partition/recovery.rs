@@ -480,8 +480,15 @@ impl Recovery<'_> {
         if none {
             return Ok(());
         }
-        let newest =
-            self.snapshots.load_newest(self.from.pool.fs(), &self.from.directory, first, self.now)?;
+        // From below the high watermark on: a transaction that is decided above it is not decided for readers.
+        let held = if self.from.config.replicated {
+            let written = self.from.checkpoint.and_then(|checkpoint| checkpoint.high_watermark);
+            written.or(self.log_start).unwrap_or(0)
+        } else {
+            first
+        };
+        let (fs, directory) = (self.from.pool.fs(), &self.from.directory);
+        let newest = self.snapshots.load_newest(fs, directory, first.min(held), self.now)?;
         let (from, mut producers) = newest.unwrap_or_default();
         if from < first {
             let mut stretches: Vec<Stretch> = Vec::with_capacity(at + 1);

@@ -236,7 +236,9 @@ impl Log {
     /// What is known of producers at `end`, from the newest snapshot and the log behind it.
     pub(super) fn rebuild_producers(&self, writer: &mut Writer, end: u64) -> Result<()> {
         let now = self.clock.now();
-        let newest = self.snapshots.load_newest(self.fs(), self.directory(), end, now)?;
+        // From below the high watermark on: a transaction that is decided above it is not decided for readers.
+        let below = end.min(self.high_watermark());
+        let newest = self.snapshots.load_newest(self.fs(), self.directory(), below, now)?;
         let (from, mut producers) = newest.unwrap_or_default();
         let segments = self.segments.load_full();
         let stretches: Vec<Stretch> = segments.iter().map(|segment| segment.stretch()).collect();
