@@ -84,9 +84,32 @@ fn take(step: Step, log: &Partition, producers: &mut Producers) -> Result<Option
 
 /// Several producers, long and short transactions, across segments; two are open at the end.
 const SCRIPT: [Step; 26] = [
-    Add(1, 2), Plain, Add(2, 1), Abort(1), Add(3, 1), Commit(2), Roll, Add(3, 2), Plain, Abort(3), Add(1, 1), Roll,
-    Add(2, 1), Commit(1), Commit(4), Abort(4), Add(4, 1), Roll, Plain, Abort(4), Add(1, 3), Abort(2), Add(3, 1), Commit(1),
-    Add(2, 1), Plain,
+    Add(1, 2),
+    Plain,
+    Add(2, 1),
+    Abort(1),
+    Add(3, 1),
+    Commit(2),
+    Roll,
+    Add(3, 2),
+    Plain,
+    Abort(3),
+    Add(1, 1),
+    Roll,
+    Add(2, 1),
+    Commit(1),
+    Commit(4),
+    Abort(4),
+    Add(4, 1),
+    Roll,
+    Plain,
+    Abort(4),
+    Add(1, 3),
+    Abort(2),
+    Add(3, 1),
+    Commit(1),
+    Add(2, 1),
+    Plain,
 ];
 
 fn run_script(log: &Partition, each: impl Fn(&Partition)) -> Producers {
@@ -303,8 +326,8 @@ fn a_reader_of_committed_data_is_woken_by_the_end_of_the_transaction() {
     producers.add(&log, 1, 1);
     std::thread::scope(|scope| {
         let offset = log.last_stable_offset();
-        let waiter =
-            scope.spawn(move || log.wait_for_with(offset, Isolation::ReadCommitted, Duration::from_secs(3_600)));
+        let waiter = scope
+            .spawn(move || log.wait_for_with(offset, Isolation::ReadCommitted, Duration::from_secs(3_600)));
         std::thread::sleep(Duration::from_millis(20));
         store.close().unwrap();
         assert!(matches!(waiter.join().unwrap(), Err(Error::Closed { .. })));
@@ -352,7 +375,8 @@ fn readers_meanwhile_see_committed_records_in_order_and_no_other() {
                         let text = String::from_utf8(record.value().unwrap().to_vec()).unwrap();
                         let words: Vec<&str> = text.split(' ').collect();
                         assert_eq!(words[3], "true", "{text} was aborted");
-                        let (id, at) = (words[0].to_owned(), (words[1].parse::<i64>().unwrap(), words[2].to_owned()));
+                        let (id, at) =
+                            (words[0].to_owned(), (words[1].parse::<i64>().unwrap(), words[2].to_owned()));
                         assert!(last.insert(id, at.clone()).is_none_or(|before| before < at), "{text}");
                         found += 1;
                     }
@@ -404,7 +428,10 @@ fn a_transaction_index_in_any_state_gives_the_same_answers() {
         for at in 0..bytes.len() {
             let mut flipped = bytes.clone();
             flipped[at] ^= 1 << (at % 8);
-            reopened(&|disk| disk.write(name, &flipped).unwrap(), format!("{} flipped at {at}", name.display()));
+            reopened(
+                &|disk| disk.write(name, &flipped).unwrap(),
+                format!("{} flipped at {at}", name.display()),
+            );
             if at % 5 == 0 {
                 let cut = &bytes[..at];
                 reopened(&|disk| disk.write(name, cut).unwrap(), format!("{} cut at {at}", name.display()));
@@ -560,10 +587,7 @@ fn after_a_failed_sync_a_transaction_is_what_readers_could_have() {
     producers.add(&log, 1, 1);
     for marker in [COMMIT, ABORT] {
         machine.disk.fail(When::next().of(&[annals::fs::Call::Sync]), Fault::Forget);
-        assert!(matches!(
-            log.end_transaction(1, 0, marker, AppendOptions::new()),
-            Err(Error::Io { .. })
-        ));
+        assert!(matches!(log.end_transaction(1, 0, marker, AppendOptions::new()), Err(Error::Io { .. })));
         assert_eq!(log.last_stable_offset(), 0);
         log.reopen().unwrap();
         check(&log);

@@ -85,7 +85,8 @@ pub fn filtered_as_by_kafka(
     for batch in batches {
         let header = batch.header();
         if let Some(id) = header.producer_id {
-            while let Some(&(first, begun)) = waiting.first().filter(|(first, _)| *first <= header.last_offset)
+            while let Some(&(first, begun)) =
+                waiting.first().filter(|(first, _)| *first <= header.last_offset)
             {
                 waiting.remove(&(first, begun));
                 aborting.insert(begun);
@@ -149,11 +150,9 @@ pub fn check(log: &Partition) {
     assert_eq!(listed, open_in(&fates), "the open transactions");
 
     let data = offsets_where(&fates, high_watermark, |fate| fate != Fate::Control);
-    let committed =
-        offsets_where(&fates, stable, |fate| matches!(fate, Fate::Plain | Fate::Committed(_)));
+    let committed = offsets_where(&fates, stable, |fate| matches!(fate, Fate::Plain | Fate::Committed(_)));
     for from in start..=log.log_end() {
-        let behind =
-            |all: &[u64]| all.iter().copied().filter(|&offset| offset >= from).collect::<Vec<u64>>();
+        let behind = |all: &[u64]| all.iter().copied().filter(|&offset| offset >= from).collect::<Vec<u64>>();
         assert_eq!(read(log, from, Isolation::ReadUncommitted), behind(&data), "all from {from}");
         assert_eq!(read(log, from, Isolation::ReadCommitted), behind(&committed), "committed from {from}");
         let options = FetchOptions::new().isolation(Isolation::ReadCommitted);
