@@ -255,7 +255,6 @@ impl Partition {
         self.log.log_end.load(Ordering::Acquire)
     }
 
-
     /// Offsets below it are known to be on disk. After a crash, reading begins here to find the end.
     pub fn recovery_point(&self) -> u64 {
         self.log.recovery_point.load(Ordering::Acquire).min(self.log_end())

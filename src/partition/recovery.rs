@@ -353,7 +353,15 @@ impl Recovery<'_> {
                 return Err(Error::TooLarge { what: "a segment", size, limit, setting: "Kafka's format" });
             }
             let log = Arc::new(LogFile::new(file, base, 0));
-            self.parts.push(Part { log, size, kept: size, indexes: None, doubtful_from: None, aborted: None, aborted_unsaved: false });
+            self.parts.push(Part {
+                log,
+                size,
+                kept: size,
+                indexes: None,
+                doubtful_from: None,
+                aborted: None,
+                aborted_unsaved: false,
+            });
         }
         Ok(())
     }
@@ -474,9 +482,10 @@ impl Recovery<'_> {
             };
             part.aborted.iter_mut().for_each(|aborted| aborted.truncate_to(first));
         }
-        let none = self.from.checkpoint.is_some_and(|checkpoint| {
-            !checkpoint.producers && checkpoint.recovery_point == first
-        });
+        let none = self
+            .from
+            .checkpoint
+            .is_some_and(|checkpoint| !checkpoint.producers && checkpoint.recovery_point == first);
         if none {
             return Ok(());
         }
@@ -516,8 +525,11 @@ impl Recovery<'_> {
         self.epochs.truncate_from_end(outcome.next_offset);
         for part in &mut self.parts {
             let Some(known) = &part.aborted else { continue };
-            let written = TransactionIndex::load_checked(fs, directory, part.log.base_offset())?;
-            part.aborted_unsaved = written.as_ref() != Some(known);
+            let base = part.log.base_offset();
+            let written = TransactionIndex::load_checked(fs, directory, base)?;
+            // One that Kafka wrote gets its checksum, too.
+            let guarded = known.entries().is_empty() || TransactionIndex::has_checksum(fs, directory, base)?;
+            part.aborted_unsaved = written.as_ref() != Some(known) || !guarded;
         }
         match self.parts.last_mut() {
             Some(last) if last.aborted.is_none() => {

@@ -278,8 +278,7 @@ impl Segment {
         }
         let (fs, name) = (self.log.file().pool().fs(), self.log.file().name());
         let metadata = retry(|| fs.metadata(&name));
-        let modified =
-            metadata.map_err(|error| Error::io("look at", &full_path(fs, &name), error))?.modified;
+        let modified = metadata.map_err(|error| Error::io("look at", &full_path(fs, &name), error))?.modified;
         self.appended_at.store(modified, Ordering::Release);
         Ok(modified)
     }
