@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use annals::format::EndTransactionMarker;
-use annals::fs::{Crash, Fault, SimulatedDisk, When};
+use annals::fs::{Call, Crash, Fault, SimulatedDisk, When};
 use annals::{
     AppendOptions, Appended, Durability, Error, Isolation, Partition, Record, Result, Store, TopicConfig,
 };
@@ -567,13 +567,96 @@ fn a_crash_at_any_call_leaves_transactions_as_the_markers_in_the_log_say() {
                 (Crash::PowerCut { seed: 0 }, cut_end, holes),
                 (Crash::PowerCut { seed: 2 + call }, cut_end, holes),
             ] {
-                let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                    check_image(disk.crash(crash), least, may_have_holes);
-                }));
-                if let Err(panic) = checked {
-                    eprintln!("{level}, power off at call {call} of {calls}, {crash:?}");
-                    std::panic::resume_unwind(panic);
-                }
+                labelled(
+                    || format!("{level}, power off at call {call} of {calls}, {crash:?}"),
+                    || check_image(disk.crash(crash), least, may_have_holes),
+                );
+            }
+        }
+    }
+}
+
+/// Runs a check so that whatever fails in it says where.
+fn labelled(label: impl Fn() -> String, check: impl FnOnce()) {
+    if let Err(panic) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(check)) {
+        eprintln!("{}", label());
+        std::panic::resume_unwind(panic);
+    }
+}
+
+#[test]
+fn a_crash_in_the_middle_of_recovery_changes_nothing_of_transactions() {
+    for level in LEVELS {
+        let whole = SimulatedDisk::new(1);
+        run(&whole, level, &mut Vec::new());
+        for call in (40..whole.calls()).step_by(23) {
+            let disk = SimulatedDisk::new(1);
+            disk.fail(When::nth(call), Fault::PowerOff);
+            run(&disk, level, &mut Vec::new());
+            let first = disk.crash(Crash::PowerCut { seed: 1 });
+            let recovered = first.crash(Crash::ProcessKill);
+            drop(Machine::of(recovered.clone()).try_open());
+            for inner in 1..=recovered.calls() {
+                let again = first.crash(Crash::ProcessKill);
+                again.fail(When::nth(inner), Fault::PowerOff);
+                drop(Machine::of(again.clone()).try_open());
+                let label = || format!("{level}, power off at call {call}, then at call {inner}");
+                let holes = level != Durability::Synced;
+                labelled(label, || check_image(again.crash(Crash::PowerCut { seed: inner }), 0, holes));
+                labelled(label, || check_image(again.crash(Crash::ProcessKill), 0, holes));
+            }
+        }
+    }
+}
+
+/// The calls that change something.
+const CHANGES: [Call; 7] =
+    [Call::Write, Call::Sync, Call::Create, Call::Rename, Call::SyncDir, Call::SetSize, Call::RemoveFile];
+
+/// Appends whatever fails, and goes on as soon as that is possible.
+fn run_on(disk: &SimulatedDisk, level: Durability, fault: Option<(u64, Fault)>) {
+    let machine = Machine::of(disk.clone());
+    let (store, log) = machine.start(TopicConfig::new().durability(level));
+    if let Some((nth, fault)) = fault {
+        disk.fail(When::nth(nth).of(&CHANGES).under("t-0"), fault);
+    }
+    let mut producers = Producers::default();
+    for (at, step) in SCRIPT.into_iter().enumerate() {
+        for _ in 0..3 {
+            match take(step, &log, &mut producers) {
+                Ok(_) => break,
+                Err(Error::OutOfOrderSequence { .. }) => panic!("{step:?} does not follow"),
+                Err(_) => drop(log.reopen()),
+            }
+        }
+        check_if_readable(&log);
+        match at {
+            8 | 21 => drop(store.maintain()),
+            14 => drop(store.flush()),
+            _ => {}
+        }
+    }
+    let _ = store.close();
+}
+
+/// A fault may still be waiting for the next call that reads.
+fn check_if_readable(log: &Partition) {
+    if log.read_from(log.log_start()).unwrap().all(|record| record.is_ok()) {
+        check(log);
+    }
+}
+
+#[test]
+fn a_call_that_fails_changes_nothing_of_what_is_committed() {
+    let faults = [Fault::Error(5), Fault::Error(28), Fault::Late(5), Fault::Forget];
+    for level in LEVELS {
+        for nth in 1..=120 {
+            for fault in faults {
+                let disk = SimulatedDisk::new(1);
+                let label = || format!("{level}, {fault:?} at call {nth} that changes something in t-0");
+                labelled(label, || run_on(&disk, level, Some((nth, fault))));
+                disk.heal();
+                labelled(label, || check_image(disk.crash(Crash::ProcessKill), 0, false));
             }
         }
     }
@@ -586,7 +669,7 @@ fn after_a_failed_sync_a_transaction_is_what_readers_could_have() {
     let mut producers = Producers::default();
     producers.add(&log, 1, 1);
     for marker in [COMMIT, ABORT] {
-        machine.disk.fail(When::next().of(&[annals::fs::Call::Sync]), Fault::Forget);
+        machine.disk.fail(When::next().of(&[Call::Sync]), Fault::Forget);
         assert!(matches!(log.end_transaction(1, 0, marker, AppendOptions::new()), Err(Error::Io { .. })));
         assert_eq!(log.last_stable_offset(), 0);
         log.reopen().unwrap();
