@@ -58,8 +58,12 @@ fn committed(expected: &[Expected]) -> (Vec<u64>, u64) {
     (visible.map(|record| record.offset).collect(), stable)
 }
 
+/// A producer: id, epoch, last sequence, last offset, last timestamp, coordinator epoch, first offset of its
+/// transaction.
+type Known = (i64, i16, Option<i32>, Option<u64>, i64, Option<i32>, Option<u64>);
+
 /// What Kafka wrote into its snapshot, in the words of a partition.
-fn producers_of(snapshot: &Path) -> Vec<(i64, i16, Option<i32>, Option<u64>, i64, Option<i32>, Option<u64>)> {
+fn producers_of(snapshot: &Path) -> Vec<Known> {
     let snapshot = ProducerSnapshot::decode(&std::fs::read(snapshot).unwrap()).unwrap();
     let number = |number: i32| Some(number).filter(|&number| number >= 0);
     let mut found: Vec<_> = snapshot
@@ -75,7 +79,7 @@ fn producers_of(snapshot: &Path) -> Vec<(i64, i16, Option<i32>, Option<u64>, i64
     found
 }
 
-fn producers(log: &Partition) -> Vec<(i64, i16, Option<i32>, Option<u64>, i64, Option<i32>, Option<u64>)> {
+fn producers(log: &Partition) -> Vec<Known> {
     let state = |it: &ProducerState| {
         let (id, epoch, time) = (it.producer_id, it.producer_epoch, it.last_timestamp);
         (id, epoch, it.last_sequence, it.last_offset, time, it.coordinator_epoch, it.transaction_first_offset)

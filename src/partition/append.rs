@@ -214,7 +214,8 @@ impl Partition {
             max_timestamp: now,
             kind: BatchKind::Marker(marker),
         });
-        let batch = Prepared { bytes: &mut bytes, count: 1, max_timestamp: now, append_time, now, producer };
+        let batch =
+            Prepared { bytes: &mut bytes, count: 1, max_timestamp: now, append_time, now, producer };
         log.write(batch, &config, options.coordinator())
     }
 
@@ -538,8 +539,7 @@ impl Log {
         check_last_offset(last_offset)?;
         if let Some(producer) = &mut batch.producer {
             (producer.first_offset, producer.last_offset) = (base_offset, last_offset);
-            if let Some(before) = writer.producers.duplicate_of(producer).filter(|_| origin == Origin::Client)
-            {
+            if let Some(before) = writer.producers.duplicate_of(producer).filter(|_| origin == Origin::Client) {
                 return Ok(Placed::Before(before));
             }
             let max_producers = config.max_producers as usize;

@@ -132,9 +132,7 @@ impl Log {
                 return Err(self.out_of_order(first_of(first), "it goes back behind the end of the log"));
             }
             if self.dense() && incoming.has_gap(writer.next_offset) {
-                return Err(
-                    self.out_of_order(first_of(first), "the log was changed by somebody else meanwhile")
-                );
+                return Err(self.out_of_order(first_of(first), "the log was changed by somebody else meanwhile"));
             }
             let placed = incoming
                 .batches

@@ -129,7 +129,12 @@ impl Log {
     }
 
     /// How many segments from the first on are to go.
-    fn count_expired(&self, segments: &[Arc<Segment>], config: &LogConfig, by_time: bool) -> Result<usize> {
+    fn count_expired(
+        &self,
+        segments: &[Arc<Segment>],
+        config: &LogConfig,
+        by_time: bool,
+    ) -> Result<usize> {
         let (log_start, high_watermark) = (self.log_start.load(Ordering::Acquire), self.high_watermark());
         let now = self.clock.now();
         let total: u64 = segments.iter().map(|segment| segment.size()).sum();

@@ -362,10 +362,7 @@ mod tests {
         let fields = (0..=OFFSET_MAX, 0..=OFFSET_MAX, 0..=OFFSET_MAX, 0..=POSITION_MAX, any::<[bool; 2]>());
         let more = (prop::option::of(0..=OFFSET_MAX), prop::option::of(0..=OFFSET_MAX), any::<u32>());
         (fields, more).prop_map(
-            |(
-                (log_start, first, second, position, flags),
-                (high_watermark, first_dirty, epochs_checksum),
-            )| {
+            |((log_start, first, second, position, flags), (high_watermark, first_dirty, epochs_checksum))| {
                 PartitionCheckpoint {
                     log_start,
                     recovery_point: first.max(second),
