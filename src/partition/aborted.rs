@@ -68,6 +68,17 @@ impl Log {
         Ok(found)
     }
 
+    /// Forgets what was aborted by markers at `end` or behind, which are being cut.
+    pub(super) fn cut_aborted(&self, segment: &Arc<Segment>, end: u64) -> Result<()> {
+        let mut index = (*self.aborted_in(segment)?).clone();
+        let before = index.entries().len();
+        index.truncate_to(end);
+        if index.entries().len() < before {
+            segment.set_aborted(index, true);
+        }
+        Ok(())
+    }
+
     pub(super) fn aborted_ranges(&self, from: u64, to: u64) -> Result<AbortedRanges> {
         Ok(AbortedRanges::new(&self.collect_aborted(from, to)?, to))
     }

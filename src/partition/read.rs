@@ -351,6 +351,13 @@ impl Cursor {
                         self.misplaced(position, &batch, end, &detail)?;
                         continue;
                     }
+                    if batch.next_offset() > bound {
+                        // The bound lies inside it: readers get batches whole.
+                        if let Some(place) = &mut self.place {
+                            place.reader.seek(position);
+                        }
+                        return Ok(None);
+                    }
                     self.follows = Some(batch.next_offset());
                     if batch.last_offset() >= self.wanted {
                         return Ok(Some(batch));

@@ -449,11 +449,8 @@ impl Recovery<'_> {
             return None;
         }
         let offset = checkpoint.recovery_point;
-        Some(Outcome {
-            next_offset: offset,
-            durable: DurableMark { offset, segment, position },
-            unrepaired: None,
-        })
+        let durable = DurableMark { offset, segment, position };
+        Some(Outcome { next_offset: offset, durable, unrepaired: None })
     }
 
     /// Lets go of segments that lie wholly below the log start: their deletion was not finished.

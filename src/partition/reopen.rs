@@ -48,6 +48,8 @@ impl Log {
         self.snapshots.remove_above(self.fs(), self.directory(), end)?;
         sync_dir(self.fs(), self.directory())?;
         self.begin_anew(writer, end)?;
+        // What was aborted and is cut must not come back for what gets its offsets.
+        self.segments.load().iter().try_for_each(|segment| segment.write_aborted())?;
         writer.next_offset = end;
         writer.unsynced.clear();
         writer.unsaved_snapshots.clear();
@@ -103,6 +105,9 @@ impl Log {
         while kept.last().is_some_and(|last| last.size() == 0 && last.base_offset() >= end) {
             empty.extend(kept.pop());
         }
+        if let Some(last) = kept.last() {
+            self.cut_aborted(last, end)?;
+        }
         let interval = self.config.load().index_interval_bytes.into();
         let now = self.clock.now();
         // A file of that name serves again, so that a disk without room cannot get in between.
@@ -121,10 +126,7 @@ impl Log {
         if kept.last().is_some_and(|last| Arc::ptr_eq(last, old.segment())) {
             kept.pop();
             old.go_back(old.segment().size());
-            let mut aborted = (*self.aborted_in(old.segment())?).clone();
-            aborted.truncate_to(end);
             let sealed = old.seal();
-            sealed.set_aborted(aborted, true);
             // Entries for what was cut may be among them.
             sealed.adopt(None);
             writer.unindexed.push(Arc::clone(&sealed));

@@ -34,8 +34,15 @@ impl Recovery<'_> {
         if none {
             return Ok(());
         }
-        let newest =
-            self.snapshots.load_newest(self.from.pool.fs(), &self.from.directory, first, self.now)?;
+        // From below the high watermark on: a transaction that is decided above it is not decided for readers.
+        let held = if self.from.config.replicated {
+            let written = self.from.checkpoint.and_then(|checkpoint| checkpoint.high_watermark);
+            written.or(self.log_start).unwrap_or(0)
+        } else {
+            first
+        };
+        let (fs, directory) = (self.from.pool.fs(), &self.from.directory);
+        let newest = self.snapshots.load_newest(fs, directory, first.min(held), self.now)?;
         let (from, mut producers) = newest.unwrap_or_default();
         if from < first {
             let mut stretches: Vec<Stretch> = Vec::with_capacity(at + 1);
@@ -63,8 +70,11 @@ impl Recovery<'_> {
         self.epochs.truncate_from_end(outcome.next_offset);
         for part in &mut self.parts {
             let Some(known) = &part.aborted else { continue };
-            let written = TransactionIndex::load_checked(fs, directory, part.log.base_offset())?;
-            part.aborted_unsaved = written.as_ref() != Some(known);
+            let base = part.log.base_offset();
+            let written = TransactionIndex::load_checked(fs, directory, base)?;
+            // One that Kafka wrote gets its checksum, too.
+            let guarded = known.entries().is_empty() || TransactionIndex::has_checksum(fs, directory, base)?;
+            part.aborted_unsaved = written.as_ref() != Some(known) || !guarded;
         }
         match self.parts.last_mut() {
             Some(last) if last.aborted.is_none() => {

@@ -143,8 +143,7 @@ impl Log {
         let (end, position) = (place.offset, place.position);
         let empty = || Arc::new(Indexes::empty(target.base_offset()));
         let indexes = self.cut_indexes(target, end, position).unwrap_or_else(empty);
-        let mut aborted = (*self.aborted_in(target)?).clone();
-        aborted.truncate_to(offset);
+        self.aborted_in(target)?;
         self.lower_marks(place)?;
         let _truncating = self.truncating();
         self.take_back(offset);
@@ -159,7 +158,8 @@ impl Log {
         let log = Arc::clone(target.log());
         let now = self.clock.now();
         let active = ActiveSegment::reopen(log, self.directory(), interval, Some(indexes), now);
-        active.segment().set_aborted(aborted, true);
+        self.cut_aborted(target, offset)?;
+        active.segment().take_aborted(target);
         let mut list = before.to_vec();
         list.push(Arc::clone(active.segment()));
         writer.active = active;
@@ -168,7 +168,9 @@ impl Log {
         writer.unretired.extend(gone.iter().rev().cloned());
         let done = self.retire_rest(writer).and_then(|()| {
             target.log().cut(position)?;
-            target.log().file().sync()
+            target.log().file().sync()?;
+            // What was aborted behind the cut must not come back for what gets its offsets.
+            writer.active.segment().write_aborted()
         });
         self.finish_truncation(writer, offset, done)
     }
@@ -201,8 +203,9 @@ impl Log {
         let interval = self.config.load().index_interval_bytes.into();
         let indexes = Some(Arc::new(Indexes::empty(first.base_offset())));
         let log = Arc::clone(first.log());
+        let aborted = self.aborted_in(first).map_or(true, |aborted| !aborted.entries().is_empty());
         writer.active = ActiveSegment::reopen(log, self.directory(), interval, indexes, self.clock.now());
-        writer.active.segment().set_aborted(TransactionIndex::new(), true);
+        writer.active.segment().set_aborted(TransactionIndex::new(), aborted);
         writer.next_offset = old_start;
         self.segments.store(Arc::new(vec![Arc::clone(writer.active.segment())]));
         self.epochs.lock().clear();
@@ -217,6 +220,7 @@ impl Log {
         self.retire_rest(writer)?;
         first.log().cut(0)?;
         first.log().file().sync()?;
+        writer.active.segment().write_aborted()?;
         self.snapshots.remove_all(self.fs(), self.directory())?;
         self.write_epochs()
     }
@@ -318,7 +322,9 @@ impl Log {
     /// What is known of producers at `end`, from the newest snapshot and the log behind it.
     pub(super) fn rebuild_producers(&self, writer: &mut Writer, end: u64) -> Result<()> {
         let now = self.clock.now();
-        let newest = self.snapshots.load_newest(self.fs(), self.directory(), end, now)?;
+        // From below the high watermark on: a transaction that is decided above it is not decided for readers.
+        let below = end.min(self.high_watermark());
+        let newest = self.snapshots.load_newest(self.fs(), self.directory(), below, now)?;
         let (from, mut producers) = newest.unwrap_or_default();
         let segments = self.segments.load_full();
         let stretches: Vec<Stretch> = segments.iter().map(|segment| segment.stretch()).collect();

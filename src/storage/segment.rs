@@ -309,8 +309,20 @@ impl Segment {
 
     /// Uses these aborted transactions; `unsaved` if the file does not have them.
     pub(crate) fn set_aborted(&self, index: TransactionIndex, unsaved: bool) {
-        *self.aborted.lock() = Some(Arc::new(index));
+        let mut held = self.aborted.lock();
+        *held = Some(Arc::new(index));
         self.aborted_unsaved.store(unsaved, Ordering::Release);
+    }
+
+    /// Goes on with the aborted transactions of another value for the same file.
+    pub(crate) fn take_aborted(&self, other: &Segment) {
+        self.aborted.lock().clone_from(&other.aborted.lock());
+        self.aborted_unsaved.store(other.is_aborted_unsaved(), Ordering::Release);
+    }
+
+    /// Whether the file lacks some of the aborted transactions, or has some too many.
+    pub(crate) fn is_aborted_unsaved(&self) -> bool {
+        self.aborted_unsaved.load(Ordering::Acquire)
     }
 
     /// Notes a transaction whose marker was just appended. The others must be in memory.
@@ -325,16 +337,17 @@ impl Segment {
 
     /// Writes the aborted transactions to their file, if it lacks some.
     pub(crate) fn write_aborted(&self) -> Result<()> {
-        if !self.aborted_unsaved.swap(false, Ordering::AcqRel) {
+        if !self.is_aborted_unsaved() {
             return Ok(());
         }
         let index = self.aborted.lock().clone().unwrap_or_default();
-        let fs = self.log.file().pool().fs();
-        let written = index.write(fs, &self.directory, self.base_offset());
-        if written.is_err() {
-            self.aborted_unsaved.store(true, Ordering::Release);
+        index.write(self.log.file().pool().fs(), &self.directory, self.base_offset())?;
+        let held = self.aborted.lock();
+        // One noted meanwhile has made it another index.
+        if held.as_ref().is_none_or(|held| Arc::ptr_eq(held, &index)) {
+            self.aborted_unsaved.store(false, Ordering::Release);
         }
-        written
+        Ok(())
     }
 
     /// Writes what belongs to it beside its log, under the names of a stage.
@@ -840,8 +853,7 @@ impl ActiveSegment {
         let active = self.segment;
         let sealed =
             Segment::sealed(Arc::clone(&active.log), active.directory.clone(), active.index_interval);
-        sealed.aborted.lock().clone_from(&active.aborted.lock());
-        sealed.aborted_unsaved.store(active.aborted_unsaved.load(Ordering::Acquire), Ordering::Release);
+        sealed.take_aborted(&active);
         sealed.appended_at.store(active.appended_at.load(Ordering::Acquire), Ordering::Release);
         if let Some(indexes) = active.indexes.load_full() {
             // An entry that is refused would only have been a hint.

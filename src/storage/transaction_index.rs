@@ -112,6 +112,12 @@ impl TransactionIndex {
         Ok(decoded.ok())
     }
 
+    /// Whether a checksum file of the index is there.
+    pub(crate) fn has_checksum(fs: &dyn FileSystem, directory: &Path, base: u64) -> Result<bool> {
+        let checksum = read_if_there(fs, &file_name(directory, base, FileKind::TransactionChecksum))?;
+        Ok(checksum.and_then(|stored| decode_checksum(&stored)).is_some())
+    }
+
     /// Writes the index and its checksum, each as a whole.
     pub(crate) fn write(&self, fs: &dyn FileSystem, directory: &Path, base: u64) -> Result<()> {
         let name = |kind| file_name(directory, base, kind);
