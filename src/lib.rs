@@ -38,8 +38,8 @@
 //! | read how and why it works | [`docs`] |
 //!
 //! It is not a server, starts no thread that stays unless [asked to](StoreOptions::background), opens no socket and
-//! needs no runtime. Handles ([`Topic`], [`Partition`]) are cheap to clone and may be used from any number of threads at
-//! once.
+//! needs no runtime. Handles ([`Topic`], [`Partition`]) are cheap to clone and may be used from any number of threads
+//! at once.
 
 pub mod clock;
 pub mod docs;
