@@ -165,7 +165,7 @@ impl Partition {
 
     /// Appends the marker that ends a producer's transaction on this partition: for transaction coordinators. From
     /// then on readers of committed data get its records, or never will. Without an open transaction it only says
-    /// what the latest epochs are.
+    /// what the latest epochs are. Of the options, the durability counts.
     ///
     /// # Errors
     /// [`Error::Fenced`] if a newer epoch of the producer, or of the coordinator, is known; otherwise as

@@ -32,7 +32,6 @@ impl Recovery<'_> {
         let is_log = |stage| {
             move |(_, kind, at, _): &&(u64, FileKind, Stage, OsString)| *kind == FileKind::Log && *at == stage
         };
-        self.deleted = staged.iter().filter(is_log(Stage::Deleted)).map(|(base, ..)| *base).collect();
         let cleaned = staged.iter().filter(|(_, _, stage, _)| *stage == Stage::Cleaned);
         let first_cleaned = cleaned.map(|(offset, ..)| *offset).min().unwrap_or(u64::MAX);
         let swaps: Vec<_> = staged
@@ -44,6 +43,12 @@ impl Recovery<'_> {
         // for they must outlast another crash. What they stood for need not.
         let first = staged.iter().filter(is_log(Stage::Final)).map(|(base, ..)| *base).min();
         let starts_later = first.is_some_and(|first| self.log_start.is_some_and(|start| start < first));
+        if let Some(first) = first.filter(|_| starts_later) {
+            let deleted = staged.iter().filter(is_log(Stage::Deleted)).filter(|(base, ..)| *base < first);
+            if let Some((base, _, _, name)) = deleted.max_by_key(|(base, ..)| *base) {
+                self.deleted_to = self.reaches(*base, name, first)?.then_some(first);
+            }
+        }
         for (offset, kind, stage, name) in &staged {
             if starts_later && *kind == FileKind::Log && *stage == Stage::Deleted {
                 self.empty(name)?;
@@ -71,6 +76,27 @@ impl Recovery<'_> {
             self.report.finished.push(from);
         }
         sync_dir(self.from.pool.fs(), &self.from.directory)
+    }
+
+    /// Whether a log file on its way out was the one before the segment at `next`; one that was emptied to make room
+    /// cannot say otherwise.
+    fn reaches(&self, base: u64, name: &OsString, next: u64) -> Result<bool> {
+        let log = Arc::new(LogFile::new(self.from.pool.file(self.from.directory.join(name)), base, 0));
+        let size = log.size()?;
+        let mut reader = BatchReader::new(Arc::clone(&log), 0);
+        let mut end = base;
+        loop {
+            match reader.peek(size) {
+                Ok(Some(header)) => {
+                    end = header.next_offset();
+                    reader.seek(reader.position() + header.size);
+                }
+                Ok(None) | Err(Unreadable::Damaged(_)) => {
+                    return Ok(size == 0 || self.from.sparse || end >= next);
+                }
+                Err(Unreadable::Failed(error)) => return Err(error),
+            }
+        }
     }
 
     /// The offsets that finished but unnamed segments replace.

@@ -435,6 +435,11 @@ impl Partition {
         self.log.close()
     }
 
+    /// Ends a compaction under way, and those to come: the partition is about to be closed.
+    pub(crate) fn end_compaction(&self) {
+        self.log.compaction_stop.fetch_add(1, Ordering::AcqRel);
+    }
+
     /// Ends appends and waits at once, without syncing anything: the partition is being deleted.
     pub(crate) fn abandon(&self) {
         self.log.writer.lock().state = State::Deleted;

@@ -322,10 +322,7 @@ impl Producers {
             return Ok(());
         }
         let Some(entry) = self.entries.get(&batch.producer_id) else {
-            return match origin {
-                Origin::Client => self.check_room(max_producers),
-                Origin::Coordinator | Origin::Replication => Ok(()),
-            };
+            return self.check_room(max_producers);
         };
         entry.check_epoch(batch, partition)?;
         match batch.kind {
@@ -793,12 +790,12 @@ mod tests {
     }
 
     #[test]
-    fn one_producer_too_many_is_refused_if_it_is_a_client() {
+    fn one_producer_too_many_is_refused_unless_the_leader_took_it() {
         let producers = after(&[batch(1, 0, 0, 0, 1), batch(2, 0, 0, 1, 1)]);
         let new = batch(3, 0, 0, 2, 1);
         assert_eq!(outcome(&producers, &new, Origin::Client, 2), TooMany(3, 2));
         assert_eq!(outcome(&producers, &new, Origin::Client, 3), Accepted);
-        assert_eq!(outcome(&producers, &new, Origin::Coordinator, 2), Accepted);
+        assert_eq!(outcome(&producers, &new, Origin::Coordinator, 2), TooMany(3, 2));
         assert_eq!(outcome(&producers, &new, Origin::Replication, 2), Accepted);
         assert_eq!(outcome(&producers, &batch(2, 0, 1, 2, 1), Origin::Client, 2), Accepted);
     }

@@ -158,8 +158,8 @@ pub(super) struct Recovery<'a> {
     dropped: Vec<Arc<LogFile>>,
     /// The first offset that can be read, as far as it was written down or the names of deleted files tell.
     pub(super) log_start: Option<u64>,
-    /// The base offsets of log files that were on their way out.
-    pub(super) deleted: Vec<u64>,
+    /// Up to where the log was being deleted, by the names of files on their way out.
+    pub(super) deleted_to: Option<u64>,
     pub(super) snapshots: Snapshots,
     pub(super) producers: Producers,
     pub(super) epochs: EpochCache,
@@ -180,7 +180,7 @@ impl Unopened {
             restored: Vec::new(),
             dropped: Vec::new(),
             log_start: self.checkpoint.and_then(|checkpoint| checkpoint.log_start),
-            deleted: Vec::new(),
+            deleted_to: None,
             snapshots: Snapshots::default(),
             producers: Producers::default(),
             epochs: EpochCache::default(),
@@ -471,7 +471,7 @@ impl Recovery<'_> {
         if first <= log_start {
             return;
         }
-        if self.deleted.iter().any(|&base| base <= log_start) {
+        if self.deleted_to == Some(first) {
             // Retention took them, on a disk too full to write that down.
             self.log_start = Some(first);
         } else {

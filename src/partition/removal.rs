@@ -20,6 +20,8 @@ use crate::storage::Segment;
 #[derive(Debug)]
 pub(super) struct Removals {
     retired: Mutex<Vec<Retired>>,
+    /// Segments that were deleted and whose files have their names still, oldest first.
+    pending: Mutex<Vec<Arc<Segment>>>,
     /// The log start that is known to be written down. What was deleted below it is no loss to the next opening;
     /// above it, the names of the renamed files say so, and must stay.
     saved_start: AtomicU64,
@@ -33,7 +35,11 @@ struct Retired {
 
 impl Removals {
     pub(super) fn new(saved_start: u64) -> Self {
-        Removals { retired: Mutex::default(), saved_start: AtomicU64::new(saved_start) }
+        Removals {
+            retired: Mutex::default(),
+            pending: Mutex::default(),
+            saved_start: AtomicU64::new(saved_start),
+        }
     }
 }
 
@@ -65,6 +71,19 @@ impl Log {
         Ok(())
     }
 
+    /// Renames the files of deleted segments, also of those of which that failed before.
+    pub(super) fn retire_deleted(&self, gone: &[Arc<Segment>]) -> Result<()> {
+        self.removals.pending.lock().extend(gone.iter().cloned());
+        let pending = self.removals.pending.lock().clone();
+        if pending.is_empty() {
+            return Ok(());
+        }
+        // Without a log start written down the names must tell, oldest first.
+        self.retire(&pending, self.removals_unsaved(self.log_start.load(Ordering::Acquire)))?;
+        self.removals.pending.lock().clear();
+        Ok(())
+    }
+
     /// Takes note that a log start is written down.
     pub(super) fn note_saved_start(&self, log_start: u64) {
         self.removals.saved_start.fetch_max(log_start, Ordering::AcqRel);
@@ -82,6 +101,7 @@ impl Log {
 
     /// Removes the files whose time has come. Returns their names.
     pub(super) fn remove_due(&self) -> Result<Vec<PathBuf>> {
+        self.retire_deleted(&[])?;
         let now = self.clock.monotonic();
         if !self.removals.retired.lock().iter().any(|retired| retired.due <= now) {
             return Ok(Vec::new());

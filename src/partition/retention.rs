@@ -216,9 +216,7 @@ impl Log {
             gone.to_vec()
         };
         let bytes = gone.iter().map(|segment| segment.size()).sum();
-        // Without a log start written down the names must tell, oldest first.
-        let ordered = self.removals_unsaved(log_start);
-        self.retire(&gone, ordered)?;
+        self.retire_deleted(&gone)?;
         for segment in &gone {
             self.snapshots.remove(self.fs(), self.directory(), segment.base_offset())?;
         }

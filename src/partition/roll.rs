@@ -16,6 +16,9 @@ pub(super) const LEADER_EPOCHS: &str = "leader-epoch-checkpoint";
 /// The longest span of offsets in one segment; an index entry holds the difference in 31 bits.
 const OFFSET_SPAN_MAX: u64 = i32::MAX as u64;
 
+/// How many snapshots of producers wait to be written while the disk takes none.
+const UNSAVED_SNAPSHOTS_MAX: usize = 4;
+
 /// How much is appended between two checkpoints, and so how much a recovery has to read at most, in bytes.
 const CHECKPOINT_BYTES: u64 = 32 << 20;
 
@@ -101,6 +104,9 @@ impl Log {
         self.segments.store(Arc::new(segments));
         writer.rolled = true;
         if !writer.producers.is_empty() {
+            if writer.unsaved_snapshots.len() >= UNSAVED_SNAPSHOTS_MAX {
+                writer.unsaved_snapshots.remove(0);
+            }
             writer.unsaved_snapshots.push((base, writer.producers.snapshot()));
         }
         writer.unsynced.push((Arc::clone(&sealed), size));

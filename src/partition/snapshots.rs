@@ -66,6 +66,8 @@ impl Snapshots {
             if let Ok(snapshot) = ProducerSnapshot::decode(&bytes) {
                 return Ok(Some((offset, Producers::load(&snapshot, now))));
             }
+            // As good as none: the next one for that offset takes its place.
+            self.offsets.lock().remove(&offset);
         }
         Ok(None)
     }

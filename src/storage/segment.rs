@@ -303,6 +303,11 @@ impl Segment {
         if held.is_none() && !self.retired.load(Ordering::Acquire) {
             let fs = self.log.file().pool().fs();
             *held = TransactionIndex::load_checked(fs, &self.directory, self.base_offset())?.map(Arc::new);
+            if held.as_ref().is_some_and(|index| !index.entries().is_empty()) {
+                // One that Kafka wrote gets its checksum with the next checkpoint.
+                let guarded = TransactionIndex::has_checksum(fs, &self.directory, self.base_offset())?;
+                self.aborted_unsaved.fetch_or(!guarded, Ordering::AcqRel);
+            }
         }
         Ok(held.clone())
     }

@@ -173,6 +173,10 @@ impl Shared {
 
     /// Compacts the dirtiest partition for which that is due. One in a pass: the others' syncs must not wait long.
     fn compact_due(&self, open: &[Partition], pass: &mut Pass) {
+        if !pass.by_time {
+            // Tombstones go by wall time, too.
+            return;
+        }
         let compacted = open.iter().filter(|partition| partition.config().cleanup_policy.compact);
         let mut due: Vec<(f64, &Partition)> = compacted
             .map(|partition| (partition.compaction_status(), partition))
@@ -240,6 +244,7 @@ impl Shared {
     pub(super) fn stop_background(&self) {
         self.maintenance.stop.ask();
         let Some(thread) = self.maintenance.thread.lock().take() else { return };
+        self.open_partitions_now().iter().for_each(Partition::end_compaction);
         // A pass may run code of the user's that lets go of the store; nobody can wait for himself.
         if thread.thread().id() != std::thread::current().id() {
             let _ = thread.join();
