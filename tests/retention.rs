@@ -163,7 +163,9 @@ fn only_a_policy_with_delete_deletes_by_size_and_age() {
     let machine = Machine::new();
     let config = small().retention_bytes(Some(0)).set("cleanup.policy", "compact,delete").unwrap();
     let (_store, log) = machine.start(config);
-    (0..12).for_each(|offset| drop(log.append(&Record::new(&value(offset)).key("k")).unwrap()));
+    for offset in 0..12 {
+        log.append(&Record::new(&value(offset)).key("k")).unwrap();
+    }
     assert_eq!(log.apply_retention().unwrap().log_start, 12);
 }
 
@@ -848,7 +850,7 @@ fn a_failure_at_any_call_of_retention_leaves_a_log_that_goes_on() {
                     let name = format!("{kept}, {name}");
                     let start = log.log_start();
                     let target = if kept == 0 { 11 } else { 6 };
-                    assert!(done && start == target || !done || errno == ENOSPC, "{name}: {start}");
+                    assert!(!done || start == target || errno == ENOSPC, "{name}: {start}");
                     assert_eq!(values(&log, start), expected(start..11), "{name}");
                     log.reopen().unwrap_or_else(|error| panic!("{name}: {error}"));
                     for machine in [machine.killed(), machine.cut_off()] {
