@@ -118,6 +118,10 @@ impl Partition {
                 break;
             }
             match cursor.next(bound) {
+                // It was in a segment that had to be found first.
+                Ok(Some(batch)) if !batches.is_empty() && bytes + batch.header().size > options.max_bytes => {
+                    break;
+                }
                 Ok(Some(batch)) => {
                     bytes += batch.header().size;
                     next_offset = batch.next_offset();

@@ -244,6 +244,9 @@ impl Unopened {
         let epoch = known.epochs.latest();
         let writer = Writer::new(state, active, outcome.next_offset, created, epoch, producers);
         let roll_seed = self.pool.fs().random();
+        // What could not be written again may be lost yet; where there is damage, nothing is left to sync.
+        let unsure = matches!(writer.state, State::Poisoned { .. });
+        let settled = if unsure { outcome.durable.offset } else { outcome.next_offset };
         let log = Log {
             id: self.id,
             directory: self.directory,
@@ -260,7 +263,7 @@ impl Unopened {
             recovery_point: AtomicU64::new(outcome.durable.offset),
             bytes_since_checkpoint: AtomicU64::new(0),
             interval_asked: AtomicBool::new(false),
-            commit: Commit::new(outcome.next_offset),
+            commit: Commit::new(settled),
             waiters: Default::default(),
             roll_seed,
             epochs: Mutex::new(known.epochs),
@@ -488,6 +491,10 @@ impl Recovery<'_> {
         }
         self.drop_from(0);
         self.producers = Producers::default();
+        if !self.from.pool.read_only() {
+            // One that stays only says again what is forgotten now.
+            let _ = self.snapshots.remove_all(self.from.pool.fs(), &self.from.directory);
+        }
         log_start
     }
 
@@ -541,7 +548,17 @@ impl Recovery<'_> {
             return true;
         }
         let peeked = BatchReader::new(Arc::clone(&part.log), position).peek(part.size);
-        matches!(peeked, Ok(Some(header)) if header.base_offset == offset)
+        match peeked {
+            Ok(Some(header)) => header.base_offset == offset,
+            // What a failed write left there, if a batch does end there.
+            _ => {
+                let mut reader = BatchReader::new(Arc::clone(&part.log), 0);
+                while let Some(header) = reader.peek(position).ok().flatten() {
+                    reader.seek(reader.position() + header.size);
+                }
+                reader.position() == position && position <= part.size
+            }
+        }
     }
 
     /// Reads every batch from a place on to the end of the log. Returns the offset behind the last valid one.
@@ -601,9 +618,9 @@ impl Recovery<'_> {
                             if header.last_offset >= recovery_point && position >= self.settled(base) {
                                 self.doubt(index, position);
                             }
-                            if let Some(indexer) = &mut indexer {
-                                indexer.note(header, position)?;
-                            }
+                            // Entries that contradict the log are no good; they will be rebuilt.
+                            indexer = indexer
+                                .and_then(|mut known| known.note(header, position).is_ok().then_some(known));
                             self.report.scanned_batches += 1;
                             self.report.scanned_bytes += header.size;
                             follows = Some(header.next_offset());
@@ -634,10 +651,8 @@ impl Recovery<'_> {
                 }
             }
         }
-        if let Some(indexer) = indexer {
-            if index + 1 < self.parts.len() {
-                indexer.finish()?;
-            }
+        let sealed = index + 1 < self.parts.len();
+        if let Some(indexer) = indexer.filter(|indexer| !sealed || indexer.finish().is_ok()) {
             if start == 0 && size > 0 {
                 self.report.rebuilt_indexes.push(base);
             }

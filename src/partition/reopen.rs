@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::recovery::PartitionCheckpoint;
+use super::truncation::TRUNCATION;
 use super::{DurableMark, Log, Mark, State, Writer, doubt};
 use crate::error::{Error, Result};
 use crate::fs::{full_path, remove_if_there, retry, sync_dir};
@@ -57,12 +58,20 @@ impl Log {
         self.epochs.lock().truncate_from_end(end);
         writer.noted_epoch = None;
         self.rebuild_producers(writer, end)?;
+        self.note_snapshot(writer);
         let (segment, position) = (writer.active.base_offset(), writer.active.position());
         {
             let durable = DurableMark { offset: end, segment, position };
             self.marks.lock().now = Mark { durable, producers: !writer.producers.is_empty() };
         }
         self.recovery_point.store(end, Ordering::Release);
+        let log_start = self.log_start.load(Ordering::Acquire);
+        let truncated = matches!(writer.state, State::Poisoned { action: TRUNCATION, .. });
+        if truncated || self.removals_unsaved(log_start) {
+            // What comes next must not be taken for what lies behind a hole.
+            self.surroundings.checkpoint()?;
+            self.note_saved_start(log_start);
+        }
         Ok(())
     }
 
@@ -190,14 +199,23 @@ impl Log {
         if !matches!(was, State::Ready) {
             return Ok(self.checkpoint());
         }
-        let (written, unsynced_names) = {
+        let (written, unsynced_names, end) = {
             let writer = self.writer.lock();
-            (writer.written(), writer.created > writer.created_synced)
+            let (segment, position) = (writer.active.base_offset(), writer.active.position());
+            let end = DurableMark { offset: writer.next_offset, segment, position };
+            (writer.written(), writer.created > writer.created_synced, end)
         };
         self.sync_to(written)?;
         if unsynced_names {
             // A clean start does not look whether the directory was ever synced.
             sync_dir(self.fs(), self.directory())?;
+        }
+        {
+            // A segment that was begun since the last sync has nothing to sync, but is where the log ends.
+            let mut marks = self.marks.lock();
+            if marks.now.durable.offset == end.offset {
+                marks.now.durable = end;
+            }
         }
         self.persist_indexes(true)?;
         Ok(self.checkpoint().map(|end| PartitionCheckpoint { clean: true, ..end }))

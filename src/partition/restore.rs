@@ -10,7 +10,7 @@ use super::snapshots::{Stretch, replay};
 use crate::error::{Error, Result};
 use crate::format::{BatchHeader, LeaderEpochs};
 use crate::fs::{read_file, sync_dir};
-use crate::storage::{BatchReader, TransactionIndex, Unreadable};
+use crate::storage::{BatchReader, TransactionIndex, Unreadable, find_batch_after};
 
 /// Of a million changes of leaders; a length beyond that is damage.
 const LEADER_EPOCHS_BYTES_MAX: u64 = 32 << 20;
@@ -206,7 +206,14 @@ impl Recovery<'_> {
                         note_epoch(&mut self.epochs, &header);
                         reader.seek(reader.position() + header.size);
                     }
-                    Ok(None) | Err(Unreadable::Damaged(_)) => break,
+                    Ok(None) => break,
+                    Err(Unreadable::Damaged(_)) => {
+                        let (position, floor) = (reader.position(), part.log.base_offset());
+                        match find_batch_after(&part.log, position, part.size, floor)? {
+                            Some(behind) => reader.seek(behind),
+                            None => break,
+                        }
+                    }
                     Err(Unreadable::Failed(error)) => return Err(error),
                 }
             }

@@ -99,7 +99,13 @@ impl Log {
         }
         self.raise_log_start(before);
         self.save_start()?;
-        self.drop_below_start()?;
+        let log_start = self.drop_below_start()?.log_start;
+        let first_base = self.segments.load().first().map(|first| first.base_offset());
+        if self.removals_unsaved(log_start) && first_base < Some(log_start) {
+            // The disk is full, and no name of a file tells of a start within a segment.
+            self.surroundings.checkpoint()?;
+            self.note_saved_start(log_start);
+        }
         Ok(self.log_start.load(Ordering::Acquire))
     }
 
@@ -212,14 +218,15 @@ impl Log {
             let is_gone = |segment: &Arc<Segment>| gone.iter().any(|gone| Arc::ptr_eq(gone, segment));
             writer.unsynced.retain(|(segment, _)| !is_gone(segment));
             writer.unindexed.retain(|segment| !is_gone(segment));
+            self.note_snapshot(&mut writer);
             self.segments.store(Arc::new(kept.to_vec()));
             gone.to_vec()
         };
+        // What the segments that go say of producers is in no other. If it cannot be written, they may be forgotten.
+        // Older snapshots go with it.
+        let _ = self.write_snapshots();
         let bytes = gone.iter().map(|segment| segment.size()).sum();
         self.retire_deleted(&gone)?;
-        for segment in &gone {
-            self.snapshots.remove(self.fs(), self.directory(), segment.base_offset())?;
-        }
         self.counters.expired(gone.len() as u64, bytes);
         observe::expired(&self.id, log_start, gone.len() as u64, bytes);
         Ok(Expired { log_start, segments: gone.len(), bytes })

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use super::{Log, LogConfig, Mark, PartitionCheckpoint, Writer};
 use crate::error::Result;
 use crate::format::{LeaderEpochs, TimeIndexEntry};
-use crate::fs::replace_file;
+use crate::fs::{replace_file, sync_dir};
 use crate::observe;
 use crate::storage::ActiveSegment;
 
@@ -86,6 +86,12 @@ impl Log {
     pub(super) fn roll(&self, writer: &mut Writer, base: u64) -> Result<()> {
         let config = self.config.load();
         let now = self.clock.now();
+        if writer.created > writer.created_synced {
+            // No crash may leave a segment without those before it: where a log begins tells where it starts.
+            sync_dir(self.fs(), self.directory())?;
+            writer.created_synced = writer.created;
+        }
+        writer.active.settle_end()?;
         let next = ActiveSegment::create(
             &self.pool,
             self.directory(),
@@ -152,11 +158,7 @@ impl Log {
                 return Ok(());
             }
             self.marks.lock().begin_saving();
-            let end = writer.next_offset;
-            if !writer.producers.is_empty() && !self.snapshots.has(end) {
-                let snapshot = writer.producers.snapshot();
-                writer.unsaved_snapshots.push((end, snapshot));
-            }
+            self.note_snapshot(&mut writer);
             (writer.unindexed.clone(), Arc::clone(writer.active.segment()))
         };
         for segment in unindexed {
@@ -180,8 +182,17 @@ impl Log {
         Ok(())
     }
 
+    /// Takes note of what is known of producers at the end, to be written.
+    pub(super) fn note_snapshot(&self, writer: &mut Writer) {
+        let end = writer.next_offset;
+        if !writer.producers.is_empty() && !self.snapshots.has(end) {
+            let snapshot = writer.producers.snapshot();
+            writer.unsaved_snapshots.push((end, snapshot));
+        }
+    }
+
     /// Writes what was known of producers where segments begin, and at the end.
-    fn write_snapshots(&self) -> Result<()> {
+    pub(super) fn write_snapshots(&self) -> Result<()> {
         let unsaved = std::mem::take(&mut self.writer.lock().unsaved_snapshots);
         let (fs, directory) = (self.fs(), self.directory());
         let mut unsaved = unsaved.into_iter();

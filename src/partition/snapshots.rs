@@ -114,8 +114,9 @@ impl Snapshots {
         Ok(())
     }
 
-    /// Removes those that nobody will ask for: below the log start, and all but the last few that lie at no start
-    /// of a segment.
+    /// Removes those that nobody will ask for: below the last one that leads to the log start, and all but the last
+    /// few that lie at no start of a segment. The one below the log start may be all there is of producers whose
+    /// records are deleted.
     pub(super) fn tidy(
         &self,
         fs: &dyn FileSystem,
@@ -124,11 +125,12 @@ impl Snapshots {
         bases: &[u64],
     ) -> Result<()> {
         let offsets: Vec<u64> = self.offsets.lock().iter().copied().collect();
+        let first = offsets.iter().copied().filter(|offset| *offset <= log_start).max().unwrap_or(0);
         let loose = offsets.iter().filter(|offset| bases.binary_search(offset).is_err()).count();
         let mut spare = loose.saturating_sub(LOOSE_SNAPSHOTS);
         for offset in offsets {
             let is_loose = bases.binary_search(&offset).is_err();
-            if offset < log_start || is_loose && spare > 0 {
+            if offset < first || is_loose && spare > 0 && offset != first {
                 self.remove(fs, directory, offset)?;
             }
             spare = spare.saturating_sub(usize::from(is_loose));

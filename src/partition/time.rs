@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use super::read::Cursor;
 use super::{Log, Partition};
 use crate::error::{Error, Result};
-use crate::format::RecordBatch;
+use crate::format::{RecordBatch, RecordSet};
 
 /// A record found by its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,16 +78,34 @@ impl Log {
 
     /// The largest timestamp of all records that can be read.
     fn largest_readable(self: &Arc<Self>) -> Result<Option<i64>> {
-        let bound = self.high_watermark();
-        let mut cursor = Cursor::new(Arc::clone(self), self.log_start.load(Ordering::Acquire));
+        let (start, bound) = (self.log_start.load(Ordering::Acquire), self.high_watermark());
+        let mut cursor = Cursor::new(Arc::clone(self), start);
         let mut largest = None;
         while let Some(batch) = cursor.next(bound)? {
             cursor.wanted = batch.next_offset();
-            if !batch.header().control {
-                largest = largest.max(Some(batch.header().max_timestamp).filter(|&timestamp| timestamp >= 0));
+            if batch.header().control {
+                continue;
             }
+            let newest = if batch.base_offset() < start {
+                // What is above the start need not be the newest of it.
+                let records = self.records_in(&batch)?;
+                let readable = records.iter().filter(|record| record.offset() >= start);
+                readable.map(|record| record.timestamp()).max()
+            } else {
+                Some(batch.header().max_timestamp)
+            };
+            largest = largest.max(newest.filter(|&timestamp| timestamp >= 0));
         }
         Ok(largest)
+    }
+
+    fn records_in(&self, batch: &RecordBatch) -> Result<RecordSet> {
+        let limit = self.config.load().max_decompressed_bytes as usize;
+        batch.records(limit).map_err(|error| {
+            let path = crate::fs::full_path(self.fs(), self.directory());
+            let (position, offset) = (0, batch.base_offset());
+            Error::Corruption { path, position, offset, detail: error.to_string() }
+        })
     }
 
     fn first_in(&self, batch: &RecordBatch, start: u64, timestamp: i64) -> Result<Option<TimestampOffset>> {
@@ -95,12 +113,7 @@ impl Log {
         if header.max_timestamp < timestamp || header.control {
             return Ok(None);
         }
-        let limit = self.config.load().max_decompressed_bytes as usize;
-        let records = batch.records(limit).map_err(|error| {
-            let path = crate::fs::full_path(self.fs(), self.directory());
-            let (position, offset) = (0, header.base_offset);
-            Error::Corruption { path, position, offset, detail: error.to_string() }
-        })?;
+        let records = self.records_in(batch)?;
         let found = records.iter().find(|record| record.timestamp() >= timestamp && record.offset() >= start);
         Ok(found.map(|record| TimestampOffset {
             timestamp: record.timestamp(),

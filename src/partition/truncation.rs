@@ -14,7 +14,7 @@ use super::{DurableMark, Log, Partition, Writer};
 use crate::error::{Error, Result};
 use crate::fs::sync_dir;
 use crate::observe;
-use crate::storage::{ActiveSegment, Indexes, LogFile, Segment, TransactionIndex};
+use crate::storage::{ActiveSegment, Indexes, LogFile, Segment, TransactionIndex, remove_indexes};
 
 impl Partition {
     /// Takes back everything from `offset` on; the next record gets that offset. A batch that holds it goes as a
@@ -40,6 +40,9 @@ impl Partition {
         self.log.truncate_fully(offset, log_start)
     }
 }
+
+/// What a partition is poisoned by that was truncated halfway.
+pub(super) const TRUNCATION: &str = "a truncation";
 
 /// Keeps compaction from running while it is held.
 pub(super) struct NoCompaction<'a> {
@@ -141,8 +144,11 @@ impl Log {
         let (kept, gone) = segments.split_at(kept);
         let Some((target, before)) = kept.split_last() else { return Ok(()) };
         let (end, position) = (place.offset, place.position);
-        let empty = || Arc::new(Indexes::empty(target.base_offset()));
-        let indexes = self.cut_indexes(target, end, position).unwrap_or_else(empty);
+        // Where they cannot be cut, the log itself is asked, as after a crash.
+        let indexes = match position {
+            0 => Some(Arc::new(Indexes::empty(target.base_offset()))),
+            _ => self.cut_indexes(target, end, position),
+        };
         self.aborted_in(target)?;
         self.lower_marks(place)?;
         let _truncating = self.truncating();
@@ -157,7 +163,7 @@ impl Log {
         let interval = self.config.load().index_interval_bytes.into();
         let log = Arc::clone(target.log());
         let now = self.clock.now();
-        let active = ActiveSegment::reopen(log, self.directory(), interval, Some(indexes), now);
+        let active = ActiveSegment::reopen(log, self.directory(), interval, indexes, now);
         self.cut_aborted(target, offset)?;
         active.segment().take_aborted(target);
         let mut list = before.to_vec();
@@ -167,6 +173,9 @@ impl Log {
         self.segments.store(Arc::new(list));
         writer.unretired.extend(gone.iter().rev().cloned());
         let done = self.retire_rest(writer).and_then(|()| {
+            // They tell of what is cut, and could be taken for those of what comes next.
+            remove_indexes(self.fs(), self.directory(), target.base_offset())?;
+            sync_dir(self.fs(), self.directory())?;
             target.log().cut(position)?;
             target.log().file().sync()?;
             // What was aborted behind the cut must not come back for what gets its offsets.
@@ -191,7 +200,8 @@ impl Log {
         let segments = self.segments.load_full();
         let Some((first, rest)) = segments.split_first() else { return Ok(()) };
         let old_start = self.log_start.load(Ordering::Acquire);
-        self.lower_marks(DurableMark { offset: old_start, segment: old_start, position: 0 })?;
+        let lowest = old_start.min(offset);
+        self.lower_marks(DurableMark { offset: lowest, segment: lowest, position: 0 })?;
         let _truncating = self.truncating();
         self.lower_watermark(old_start.min(offset));
         self.lower_saved_start(offset);
@@ -307,7 +317,7 @@ impl Log {
             self.write_epochs()
         });
         if let Err(error) = done {
-            writer.poison(&self.id, "a truncation", &error);
+            writer.poison(&self.id, TRUNCATION, &error);
             return Err(error);
         }
         writer.created_synced = writer.created;

@@ -14,7 +14,7 @@ mod transaction_index;
 pub(crate) use log_file::{BatchReader, LogFile, Unreadable, find_any_batch, find_batch_after};
 pub use offset_index::{IndexEntry, OffsetIndex};
 pub(crate) use pool::FilePool;
-pub(crate) use segment::{ActiveSegment, Indexer, Indexes, remove_derived_files};
+pub(crate) use segment::{ActiveSegment, Indexer, Indexes, remove_derived_files, remove_indexes};
 pub use segment::{Segment, SegmentBatches};
 pub use time_index::{TimeIndex, TimeIndexEntry};
 pub use transaction_index::TransactionIndex;

@@ -46,6 +46,8 @@ pub struct Segment {
     aborted: Mutex<Option<Arc<TransactionIndex>>>,
     /// Whether its file does not have all of them yet.
     aborted_unsaved: AtomicBool,
+    /// Held while that file is written.
+    saving_aborted: Mutex<()>,
     /// When it was last appended to, in milliseconds since the epoch; `UNKNOWN_TIME` until that is looked up.
     appended_at: AtomicI64,
     /// Whether its files are on their way out: their names say nothing any more.
@@ -140,6 +142,7 @@ impl Segment {
             outdated_files: AtomicBool::new(false),
             aborted: Mutex::default(),
             aborted_unsaved: AtomicBool::new(false),
+            saving_aborted: Mutex::default(),
             appended_at: AtomicI64::new(UNKNOWN_TIME),
             retired: AtomicBool::new(false),
         }
@@ -342,6 +345,7 @@ impl Segment {
 
     /// Writes the aborted transactions to their file, if it lacks some.
     pub(crate) fn write_aborted(&self) -> Result<()> {
+        let _one_at_a_time = self.saving_aborted.lock();
         if !self.is_aborted_unsaved() {
             return Ok(());
         }
@@ -552,8 +556,7 @@ impl Indexes {
         let name = |kind| file_name(directory, base, kind);
         let offsets = OffsetIndex::load(fs, &name(FileKind::OffsetIndex), base, false)?;
         let times = TimeIndex::load(fs, &name(FileKind::TimeIndex), base, false)?;
-        let indexes = Indexes::new(offsets.to_active(offset, position), times.to_active(offset));
-        indexes.catch_up(log, position, index_interval)
+        Indexes::new(offsets, times).cut_to(log, offset, position, index_interval)
     }
 
     /// The entries up to where the log is cut, open for more.
@@ -564,7 +567,14 @@ impl Indexes {
         position: u64,
         index_interval: u64,
     ) -> Result<Self> {
-        let cut = Indexes::new(self.offset.to_active(offset, position), self.time.to_active(offset));
+        let time = self.time.to_active(offset);
+        // Of an entry that goes, what it said of the batches before the cut goes, too: they are read again.
+        let known = match time.last() {
+            _ if time.len() == self.time.len() => offset,
+            Some(last) => last.offset + 1,
+            None => log.base_offset(),
+        };
+        let cut = Indexes::new(self.offset.to_active(known.min(offset), position), time);
         cut.catch_up(log, position, index_interval)
     }
 
@@ -646,6 +656,14 @@ fn each_behind(
             }
         }
     }
+}
+
+/// Removes the offset and the time index of a log file.
+pub(crate) fn remove_indexes(fs: &dyn FileSystem, directory: &Path, base_offset: u64) -> Result<()> {
+    for kind in [FileKind::OffsetIndex, FileKind::TimeIndex] {
+        remove_if_there(fs, &file_name(directory, base_offset, kind))?;
+    }
+    Ok(())
 }
 
 /// Removes what belongs to a log file and can be had again from it; before another log file takes its name, or after
@@ -733,6 +751,8 @@ pub(crate) struct ActiveSegment {
     /// The largest timestamp of the first append; what rolling by time counts from (Kafka's rolling timestamp).
     rolling_timestamp: Option<i64>,
     created: i64,
+    /// Whether a write failed behind the end: what it left was cut, but not durably.
+    litter: bool,
 }
 
 impl ActiveSegment {
@@ -755,6 +775,7 @@ impl ActiveSegment {
             indexer: None,
             rolling_timestamp: None,
             created: now,
+            litter: false,
         })
     }
 
@@ -771,7 +792,7 @@ impl ActiveSegment {
         let segment = Segment::with_form(log, directory.to_path_buf(), index_interval, true);
         segment.indexes.store(indexes);
         let segment = Arc::new(segment);
-        ActiveSegment { segment, position, indexer: None, rolling_timestamp: None, created }
+        ActiveSegment { segment, position, indexer: None, rolling_timestamp: None, created, litter: false }
     }
 
     pub(crate) fn segment(&self) -> &Arc<Segment> {
@@ -785,6 +806,16 @@ impl ActiveSegment {
     /// Where the next batch goes: the bytes written so far.
     pub(crate) fn position(&self) -> u64 {
         self.position
+    }
+
+    /// Makes sure that no crash brings back what a failed write left behind the end.
+    pub(crate) fn settle_end(&mut self) -> Result<()> {
+        if self.litter {
+            self.segment.log().cut(self.position)?;
+            self.segment.log().file().sync()?;
+            self.litter = false;
+        }
+        Ok(())
     }
 
     /// Writes one batch behind the last, with its index entry if one is due. Does not publish it.
@@ -808,6 +839,7 @@ impl ActiveSegment {
         if let Err(error) = log.write(batch, self.position) {
             // If this fails as well, the next batch is written over what is left, or recovery cuts it.
             let _ = log.cut(self.position);
+            self.litter = true;
             return Err(error);
         }
         indexer.note_raw(last_offset, self.position, batch.len() as u64, max_timestamp)?;
