@@ -4,7 +4,7 @@
 //! A snapshot is never the truth, only a shortcut: one that is missing or damaged makes the next older one, or the
 //! whole log, be read. One that covers more than the log holds is for what was lost, and is removed.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -26,17 +26,18 @@ const LOOSE_SNAPSHOTS: usize = 2;
 /// The snapshot files there are, by the offset that each covers.
 #[derive(Debug, Default)]
 pub(super) struct Snapshots {
-    offsets: Mutex<BTreeSet<u64>>,
+    /// False for one that may be there, or may not: writing it failed, or it is damaged.
+    offsets: Mutex<BTreeMap<u64, bool>>,
 }
 
 impl Snapshots {
     pub(super) fn new(offsets: impl IntoIterator<Item = u64>) -> Self {
-        Snapshots { offsets: Mutex::new(offsets.into_iter().collect()) }
+        Snapshots { offsets: Mutex::new(offsets.into_iter().map(|offset| (offset, true)).collect()) }
     }
 
     /// Whether there is one for that offset.
     pub(super) fn has(&self, offset: u64) -> bool {
-        self.offsets.lock().contains(&offset)
+        self.offsets.lock().get(&offset).copied().unwrap_or(false)
     }
 
     /// The newest one that can be read and covers no more than `end`; and the offset from which on the log has to
@@ -48,7 +49,7 @@ impl Snapshots {
         end: u64,
         now: i64,
     ) -> Result<Option<(u64, Producers)>> {
-        let below: Vec<u64> = self.offsets.lock().range(..=end).rev().copied().collect();
+        let below: Vec<u64> = self.offsets.lock().range(..=end).rev().map(|(offset, _)| *offset).collect();
         for offset in below {
             let bytes = match read_file(fs, &name(directory, offset), SNAPSHOT_BYTES_MAX) {
                 Ok(bytes) => bytes,
@@ -67,7 +68,7 @@ impl Snapshots {
                 return Ok(Some((offset, Producers::load(&snapshot, now))));
             }
             // As good as none: the next one for that offset takes its place.
-            self.offsets.lock().remove(&offset);
+            self.offsets.lock().insert(offset, false);
         }
         Ok(None)
     }
@@ -86,15 +87,18 @@ impl Snapshots {
             offset,
             detail: error.to_string(),
         })?;
+        // Known before it is written: a failure may leave it all the same.
+        self.offsets.lock().insert(offset, false);
         replace_file(fs, &name(directory, offset), &bytes)?;
-        self.offsets.lock().insert(offset);
+        self.offsets.lock().insert(offset, true);
         Ok(())
     }
 
     /// Removes those that cover more than the log holds. Returns whether there were any; then the caller syncs the
     /// directory.
     pub(super) fn remove_above(&self, fs: &dyn FileSystem, directory: &Path, end: u64) -> Result<bool> {
-        let above: Vec<u64> = self.offsets.lock().range(end.saturating_add(1)..).copied().collect();
+        let above: Vec<u64> =
+            self.offsets.lock().range(end.saturating_add(1)..).map(|(offset, _)| *offset).collect();
         let any = !above.is_empty();
         above.into_iter().try_for_each(|offset| self.remove(fs, directory, offset))?;
         Ok(any)
@@ -102,12 +106,12 @@ impl Snapshots {
 
     /// Removes all of them.
     pub(super) fn remove_all(&self, fs: &dyn FileSystem, directory: &Path) -> Result<()> {
-        let all: Vec<u64> = self.offsets.lock().iter().rev().copied().collect();
+        let all: Vec<u64> = self.offsets.lock().keys().rev().copied().collect();
         all.into_iter().try_for_each(|offset| self.remove(fs, directory, offset))
     }
 
     pub(super) fn remove(&self, fs: &dyn FileSystem, directory: &Path, offset: u64) -> Result<()> {
-        if self.has(offset) {
+        if self.offsets.lock().contains_key(&offset) {
             remove_if_there(fs, &name(directory, offset))?;
             self.offsets.lock().remove(&offset);
         }
@@ -124,7 +128,7 @@ impl Snapshots {
         log_start: u64,
         bases: &[u64],
     ) -> Result<()> {
-        let offsets: Vec<u64> = self.offsets.lock().iter().copied().collect();
+        let offsets: Vec<u64> = self.offsets.lock().keys().copied().collect();
         let first = offsets.iter().copied().filter(|offset| *offset <= log_start).max().unwrap_or(0);
         let loose = offsets.iter().filter(|offset| bases.binary_search(offset).is_err()).count();
         let mut spare = loose.saturating_sub(LOOSE_SNAPSHOTS);

@@ -83,7 +83,8 @@ impl Log {
         let mut largest = None;
         while let Some(batch) = cursor.next(bound)? {
             cursor.wanted = batch.next_offset();
-            if batch.header().control {
+            // One that compaction has emptied still says what its largest timestamp was.
+            if batch.header().control || batch.header().records_count == Some(0) {
                 continue;
             }
             let newest = if batch.base_offset() < start {

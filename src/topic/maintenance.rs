@@ -123,8 +123,9 @@ impl Shared {
         self.expire(&open, &mut pass);
         self.compact_due(&open, &mut pass);
         expire_producers(&open, &mut pass);
-        self.write_down(&open, &mut memory.persisted, &mut pass);
+        // Removed first: on a full disk that is the room for the rest.
         self.remove_due(&open, &mut pass);
+        self.write_down(&open, &mut memory.persisted, &mut pass);
         self.publish_figures(&mut memory.published);
         let Pass { report, failed, .. } = pass;
         self.maintenance.note(Some(&report), failed.as_ref().map(Error::to_string));

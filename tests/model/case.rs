@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use annals::clock::{Clock, ManualClock};
-use annals::format::EndTransactionMarker;
+use annals::format::{EndTransactionMarker, Frame};
 use annals::fs::{Call, Crash, Fault, SimulatedDisk, When};
-use annals::{AppendOptions, Appended, Durability, Error, Isolation, Partition, Record, Store};
+use annals::{AppendOptions, Appended, Durability, Error, Isolation, Partition, Record, RecordBatch, Store};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
@@ -14,7 +14,6 @@ use super::check::{
     Chance, Checked, check, check_batches, check_epochs, check_header, check_producers, epochs_of, fetch_all,
     read, records_of, works,
 };
-use super::compact;
 use super::model::truncate_epochs_from_start;
 use super::model::{Batch, Expected, Halfway, Kept, Marker, Model, Producer, assign};
 use super::steps::{Draft, Ended, INTERVAL_BYTES, Level, Numbered, RETENTION_MS, Setup, Step};
@@ -177,10 +176,7 @@ impl Case {
                 }
                 Ok(())
             }
-            Step::Maintain => {
-                let store = self.store.as_ref().expect("the store is open");
-                self.settle(store.maintain(), "maintenance").map(|_| ())
-            }
+            Step::Maintain => self.maintain(),
             Step::DeleteRecords { part } => self.delete_records(*part),
             Step::ApplyRetention => self.apply_retention(),
             Step::Advance { millis } => {
@@ -277,6 +273,7 @@ impl Case {
             max_timestamp: records.iter().map(|record| record.timestamp).max().unwrap_or(-1),
             producer,
             marker: None,
+            emptied: false,
             records,
         };
         self.appended(batch, expected, result, synced)
@@ -405,6 +402,7 @@ impl Case {
             max_timestamp: now,
             producer: Some(Producer { id, epoch, sequence: -1, transactional: true }),
             marker: Some(Marker { coordinator, commit }),
+            emptied: false,
             records: vec![],
         };
         let expected = if epoch < known_epoch { Expected::Fenced } else { Expected::New };
@@ -438,7 +436,9 @@ impl Case {
         match done {
             Some(start) => {
                 prop_assert_eq!(start, found);
-                self.model.raise_start(to);
+                // Without room for a new segment the last one stays.
+                let reached = if self.trouble { to.min(found) } else { to };
+                self.model.raise_start(reached);
                 prop_assert_eq!(found, self.model.start);
                 self.model.saved_start = self.model.start;
                 let segments = self.log().segments();
@@ -457,12 +457,36 @@ impl Case {
         Ok(())
     }
 
-    fn apply_retention(&mut self) -> Checked {
+    fn maintain(&mut self) -> Checked {
+        let starts = self.retained_from();
+        let active = self.model.segments.last().copied().unwrap_or(0);
+        let end = self.log().last_stable_offset().min(active);
+        let result = self.store.as_ref().expect("the store is open").maintain();
+        let done = self.settle(result, "maintenance")?.map(|_| self.log().log_start());
+        let saved = self.model.saved_start;
+        let start = if starts.1 == self.log().log_start() { starts.1 } else { starts.0 };
+        let moves = start > self.model.start;
+        self.raised(start, done)?;
+        if !moves {
+            self.model.saved_start = saved;
+        }
+        if self.setup.compact { self.adopt_compacted(end) } else { Ok(()) }
+    }
+
+    /// Where the log starts after retention, with segments that compaction left empty new or old: their age is that
+    /// of a file.
+    fn retained_from(&self) -> (u64, u64) {
         let now = self.clock.now();
-        let start = self.model.retained_from(self.setup.retention_bytes, RETENTION_MS, now);
+        let from = |empty| self.model.retained_from(self.setup.retention_bytes, RETENTION_MS, now, empty);
+        (from(i64::MAX), from(i64::MIN))
+    }
+
+    fn apply_retention(&mut self) -> Checked {
+        let starts = self.retained_from();
         let result = self.log().apply_retention();
         let done = self.settle(result, "retention")?.map(|expired| expired.log_start);
         let saved = self.model.saved_start;
+        let start = if starts.1 == self.log().log_start() { starts.1 } else { starts.0 };
         let moves = start > self.model.start;
         self.raised(start, done)?;
         if !moves {
@@ -556,8 +580,9 @@ impl Case {
         let before = Model::latest(&read(&log, self.model.start, Isolation::ReadCommitted)?);
         let active = self.model.segments.last().copied().unwrap_or(0);
         let end = log.last_stable_offset().min(active);
-        let Some(result) = compact(&log) else { return Ok(()) };
+        let result = log.compact();
         if !self.setup.compact {
+            prop_assert!(matches!(result, Err(Error::PolicyViolation { .. })), "{:?}", result);
             return Ok(());
         }
         self.settle(result, "compaction")?;
@@ -567,13 +592,32 @@ impl Case {
         Ok(())
     }
 
+    /// The batches in the files of the log, those below its start as well.
+    fn stored_batches(&self) -> Checked<Vec<RecordBatch>> {
+        let mut batches = vec![];
+        for base in self.log().segments() {
+            let bytes = self.disk.read(format!("t-0/{base:020}.log")).expect("a segment has a file");
+            let mut rest = bytes.as_slice();
+            while let Ok(frame) = Frame::parse(rest) {
+                if frame.offset >= self.model.end || frame.size > rest.len() as u64 {
+                    break;
+                }
+                let (batch, behind) = rest.split_at(frame.size as usize);
+                let batch = RecordBatch::parse(batch.to_vec().into());
+                batches.push(batch.map_err(|error| TestCaseError::fail(error.to_string()))?);
+                rest = behind;
+            }
+        }
+        Ok(batches)
+    }
+
     /// Checks what compaction left of the log below `end`, and goes on with that.
     fn adopt_compacted(&mut self, end: u64) -> Checked {
-        let mut found = fetch_all(&self.log())?.into_iter().peekable();
+        let mut found = self.stored_batches()?.into_iter().peekable();
         let mut kept = vec![];
-        for batch in &self.model.batches {
-            let there = batch.last >= self.model.start
-                && found.peek().is_some_and(|found| found.base_offset() == batch.base);
+        let first = self.log().segments().first().copied().unwrap_or(0);
+        for batch in self.model.batches.iter().filter(|batch| batch.base >= first) {
+            let there = found.peek().is_some_and(|found| found.base_offset() == batch.base);
             let there = if there { found.next() } else { None };
             let mut left = batch.clone();
             match &there {
@@ -585,10 +629,8 @@ impl Case {
                         check_header(found, batch)?;
                     }
                     left.records = records;
+                    left.emptied = found.header().records_count == Some(0);
                     (left.size, left.max_timestamp) = (found.header().size, found.header().max_timestamp);
-                }
-                None if batch.last < self.model.start => {
-                    continue;
                 }
                 None => {
                     prop_assert!(batch.last < end, "{:?} was not to be compacted", batch);
@@ -676,16 +718,21 @@ impl Case {
         self.model.durable = self.model.durable.min(lowered);
         if let Some(Halfway::Anew { offset, start: anew }) = halfway {
             let empty = works(log.read_from_with(start, Isolation::LogEnd), "reading")?.next().is_none();
-            if empty && log.size() == 0 && start == end && [offset, anew].contains(&end) {
-                // Perhaps it never began, and was empty there before.
+            // Perhaps it never began, and was empty there before; or all was removed, and the ends not yet moved.
+            let (old, ends) = (self.model.start, [self.model.start, offset, anew]);
+            let starts = self.model.saved_start.min(offset)..=old.max(anew);
+            if empty && log.size() == 0 && ends.contains(&end) && starts.contains(&start) {
                 let ever = self.model.ever.clone();
                 self.model.begin_at(end);
-                self.model.ever = ever;
+                (self.model.ever, self.model.start) = (ever, start);
                 return self.adopt_rest(before);
             }
         }
-        if before == Before::PowerCut && self.sparse && self.setup.level != Level::Synced {
-            self.adopt_holes()?;
+        if before == Before::PowerCut && self.setup.level != Level::Synced {
+            if self.sparse {
+                self.adopt_holes()?;
+            }
+            self.adopt_losses_below(start)?;
         }
         let none_durable = self.model.live().all(|batch| batch.base >= self.model.durable);
         if before == Before::PowerCut && self.setup.level != Level::Synced && none_durable && start == end {
@@ -750,6 +797,23 @@ impl Case {
         Ok(())
     }
 
+    /// Nobody can tell what is lost below the log start, either. What the files are long enough for is taken for
+    /// there: as good as it, to all who may look.
+    fn adopt_losses_below(&mut self, start: u64) -> Checked {
+        let segments = self.log().segments();
+        for (at, base) in segments.iter().enumerate() {
+            let length = self.disk.read(format!("t-0/{base:020}.log")).map_or(0, |bytes| bytes.len() as u64);
+            let upper = segments.get(at + 1).copied().unwrap_or(u64::MAX);
+            let mut reached = 0;
+            self.model.batches.retain(|batch| {
+                let within = (*base..upper).contains(&batch.base);
+                reached += if within { batch.size } else { 0 };
+                !within || batch.last >= start || reached <= length
+            });
+        }
+        Ok(())
+    }
+
     /// With the batches known, all that is not in them.
     fn adopt_rest(&mut self, before: Before) -> Checked {
         let log = self.log();
@@ -806,6 +870,24 @@ impl Case {
                 return Ok(());
             }
         }
+        if !self.setup.compact {
+            return known;
+        }
+        // Behind a snapshot, what compaction has left.
+        let left = |batch: &Batch| {
+            let kept = self.model.batches.iter().find(|kept| kept.base == batch.base)?;
+            (!kept.emptied || kept.marker.is_none())
+                .then(|| Batch { max_timestamp: kept.max_timestamp, ..batch.clone() })
+        };
+        for until in self.model.ever.iter().map(|batch| batch.base).chain([u64::MAX, 0]) {
+            let mut other = self.model.clone();
+            let told = |batch: &Batch| if batch.base < until { Some(batch.clone()) } else { left(batch) };
+            other.told = self.model.ever.iter().filter_map(told).collect();
+            if check_producers(&log, &other).is_ok() {
+                self.model.told = other.told;
+                return Ok(());
+            }
+        }
         known
     }
 
@@ -820,6 +902,9 @@ impl Case {
         let mut below = noted.clone();
         below.retain(|(_, from)| *from < end);
         let mut candidates = vec![noted.clone(), below];
+        if fetch_all(&log)?.is_empty() {
+            candidates.push(vec![]);
+        }
         if before == Before::Reopened && check_epochs(&log, &self.model.epochs).is_ok() {
             // It may not have been poisoned at all.
             return Ok(());

@@ -17,23 +17,14 @@ mod check;
 mod model;
 mod steps;
 
-use annals::Partition;
 use proptest::collection::vec;
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
 
 use case::run;
-use steps::{Level, Setup, Step};
+use steps::{Draft, Ended, Level, Numbered, Setup, Step};
 
 /// How many steps a case has at most.
 const CASE_STEPS: usize = 60;
-
-/// Whether partitions can be compacted. Once they can: set it, and let [`compact`] do it.
-const COMPACTION: bool = false;
-
-/// Compacts a partition; `None` while nothing does.
-fn compact(_log: &Partition) -> Option<annals::Result<()>> {
-    None
-}
 
 fn number(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).ok().and_then(|number| number.parse().ok()).unwrap_or(otherwise)
@@ -53,7 +44,7 @@ fn explore(level: Level) {
         ..Config::default()
     };
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
-    let drawn = (steps::setup(level, COMPACTION), vec(steps::step(), 1..CASE_STEPS));
+    let drawn = (steps::setup(level), vec(steps::step(), 1..CASE_STEPS));
     match runner.run(&drawn, |(setup, steps)| run(setup, &steps)) {
         Ok(()) => {}
         Err(TestError::Fail(_, (setup, steps))) => {
@@ -98,4 +89,88 @@ fn a_partition_synced_at_intervals_is_as_the_model() {
 #[test]
 fn a_partition_synced_by_nobody_is_as_the_model() {
     explore(Level::Process);
+}
+
+fn records(ages: &[i16]) -> Vec<Draft> {
+    ages.iter().map(|&age| Draft { key: None, tombstone: false, age }).collect()
+}
+
+fn append(ages: &[i16]) -> Step {
+    Step::Append { records: records(ages), synced: false }
+}
+
+fn produce(ages: &[i16]) -> Step {
+    Step::Produce { producer: 0, numbered: Numbered::Next, transactional: false, records: records(ages) }
+}
+
+/// A snapshot of producers whose writing failed was believed after a truncation below it.
+#[test]
+fn a_snapshot_that_failed_goes_with_a_truncation() {
+    let setup =
+        Setup { compact: true, segment_bytes: 545, retention_bytes: None, ..Setup::of(Level::Interval) };
+    replay(
+        setup,
+        &[
+            append(&[0]),
+            produce(&[-560, 0, 0, 0]),
+            append(&[0, 70, 70]),
+            append(&[0]),
+            append(&[0]),
+            produce(&[0]),
+            append(&[0]),
+            append(&[0]),
+            Step::FailSync { nth: 2 },
+            Step::Compact,
+            Step::TruncateFully { part: 101, start: None },
+            Step::CloseAndOpen,
+        ],
+    );
+}
+
+/// What a power cut takes below the log start is missed by nobody.
+#[test]
+fn a_power_cut_may_take_what_lies_below_the_log_start() {
+    let setup = Setup { segment_bytes: 734, retention_bytes: None, ..Setup::of(Level::Process) };
+    replay(
+        setup,
+        &[
+            Step::TruncateFully { part: 62, start: None },
+            Step::Roll,
+            append(&[0]),
+            append(&[0, 0]),
+            Step::TruncateTo { part: 93 },
+            Step::End { producer: 0, commit: false, ended: Ended::Right },
+            Step::DeleteRecords { part: 213 },
+            append(&[0]),
+            Step::CutPower { seed: 16 },
+        ],
+    );
+}
+
+/// The age of a segment that compaction has left empty is that of its file.
+#[test]
+fn a_segment_left_empty_goes_when_it_is_old() {
+    let setup =
+        Setup { compact: true, segment_bytes: 814, retention_bytes: None, ..Setup::of(Level::Interval) };
+    let end = Step::End { producer: 0, commit: false, ended: Ended::NewEpoch };
+    replay(
+        setup,
+        &[
+            produce(&[0, 0, 70]),
+            append(&[0, 70]),
+            end.clone(),
+            append(&[0, 340]),
+            Step::Advance { millis: 2_441 },
+            append(&[0, -70, -70, -70]),
+            Step::Maintain,
+            Step::Advance { millis: 2_127 },
+            produce(&[0, 0, 0, 0]),
+            append(&[0]),
+            end,
+            Step::Advance { millis: 433 },
+            append(&[0, 0, 0]),
+            Step::Maintain,
+            Step::ApplyRetention,
+        ],
+    );
 }

@@ -38,6 +38,8 @@ pub(crate) struct Batch {
     pub(crate) marker: Option<Marker>,
     /// Of a marker, none.
     pub(crate) records: Vec<Kept>,
+    /// Whether compaction has left its header alone.
+    pub(crate) emptied: bool,
 }
 
 impl Batch {
@@ -300,22 +302,22 @@ impl Model {
         moved
     }
 
-    /// The bytes and the largest timestamp of each segment, and where it ends.
-    fn measured(&self) -> Vec<(u64, i64, u64)> {
+    /// The bytes and the largest timestamp of each segment, `empty` where it has no batch, and where it ends.
+    fn measured(&self, empty: i64) -> Vec<(u64, i64, u64)> {
         let end = |at: usize| self.segments.get(at + 1).copied();
         let measure = |(at, base): (usize, &u64)| {
             let upper = end(at).unwrap_or(u64::MAX);
             let within = |batch: &&Batch| batch.base >= *base && batch.base < upper;
             let size = self.batches.iter().filter(within).map(|batch| batch.size).sum();
             let newest = self.batches.iter().filter(within).map(|batch| batch.max_timestamp).max();
-            (size, newest.unwrap_or(i64::MAX), end(at).unwrap_or(self.end))
+            (size, newest.unwrap_or(empty), end(at).unwrap_or(self.end))
         };
         self.segments.iter().enumerate().map(measure).collect()
     }
 
     /// Where the log starts after a pass of retention: three passes, each from the oldest segment that is left.
-    pub(crate) fn retained_from(&self, bytes: Option<u64>, age_max: i64, now: i64) -> u64 {
-        let segments = self.measured();
+    pub(crate) fn retained_from(&self, bytes: Option<u64>, age_max: i64, now: i64, empty: i64) -> u64 {
+        let segments = self.measured(empty);
         let may_go = |at: usize| {
             let (size, _, end) = segments[at];
             end <= self.high_watermark() && !(at + 1 == segments.len() && size == 0)

@@ -189,9 +189,8 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
 }
 
 /// Topics of a level. Only topics that can be compacted are drawn to be.
-pub(crate) fn setup(level: Level, compaction: bool) -> impl Strategy<Value = Setup> {
-    let compact = if compaction { any::<bool>().boxed() } else { Just(false).boxed() };
-    (prop::bool::weighted(0.3), compact, 400..1500u32, option::of(500..4000u64), 1..1000u64).prop_map(
+pub(crate) fn setup(level: Level) -> impl Strategy<Value = Setup> {
+    (prop::bool::weighted(0.3), any::<bool>(), 400..1500u32, option::of(500..4000u64), 1..1000u64).prop_map(
         move |(replicated, compact, segment_bytes, retention_bytes, seed)| Setup {
             level,
             replicated,
