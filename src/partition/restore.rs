@@ -119,7 +119,7 @@ impl Recovery<'_> {
             read => LeaderEpochs::decode(&read?).map_err(|_| ()),
         };
         let expected = self.from.checkpoint.and_then(|checkpoint| checkpoint.epochs_checksum);
-        let log_start = self.log_start.unwrap_or(0);
+        let log_start = self.start_or_first();
         let checksum = read.as_ref().ok().map(checksum_of);
         let sure = checksum.is_some() && expected.is_none_or(|expected| Some(expected) == checksum);
         let known = read.ok().map(|read| {
@@ -140,11 +140,16 @@ impl Recovery<'_> {
         Ok(())
     }
 
+    /// The log start; where none is written down, the name of the first segment tells.
+    fn start_or_first(&self) -> u64 {
+        self.log_start.or(self.parts.first().map(|part| part.log.base_offset())).unwrap_or(0)
+    }
+
     /// Whether the log says the same below the recovery point: each epoch begins with a batch of it, behind one of the
     /// epoch before, and the last one reaches the end. Epochs do not go back, so none is missing.
     fn holds_epochs(&self, epochs: &EpochCache) -> bool {
         let known_end = self.from.checkpoint.map_or(0, |checkpoint| checkpoint.recovery_point);
-        let log_start = self.log_start.unwrap_or(0);
+        let log_start = self.start_or_first();
         let mut before = None;
         for entry in epochs.entries().iter().filter(|entry| entry.start_offset < known_end) {
             let (Ok(last), Ok(first)) =

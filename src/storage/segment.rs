@@ -792,7 +792,8 @@ impl ActiveSegment {
         let segment = Segment::with_form(log, directory.to_path_buf(), index_interval, true);
         segment.indexes.store(indexes);
         let segment = Arc::new(segment);
-        ActiveSegment { segment, position, indexer: None, rolling_timestamp: None, created, litter: false }
+        // What an earlier process left behind the end, and cut without a sync, a power cut may bring back.
+        ActiveSegment { segment, position, indexer: None, rolling_timestamp: None, created, litter: true }
     }
 
     pub(crate) fn segment(&self) -> &Arc<Segment> {

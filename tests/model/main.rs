@@ -174,3 +174,60 @@ fn a_segment_left_empty_goes_when_it_is_old() {
         ],
     );
 }
+
+fn end() -> Step {
+    Step::End { producer: 0, commit: false, ended: Ended::Right }
+}
+
+/// Bytes of a failed append that were cut without a sync came back in a power cut, in a segment sealed meanwhile.
+#[test]
+fn what_a_failed_append_left_does_not_come_back_once_the_segment_is_sealed() {
+    let setup = Setup { segment_bytes: 565, retention_bytes: None, seed: 9, ..Setup::of(Level::Synced) };
+    replay(
+        setup,
+        &[
+            append(&[0, 0, 0, 0]),
+            append(&[0, 0]),
+            append(&[0]),
+            produce(&[0]),
+            append(&[0]),
+            append(&[0]),
+            produce(&[0]),
+            produce(&[0]),
+            end(),
+            append(&[0]),
+            append(&[0, 0, 0, 0]),
+            append(&[0]),
+            append(&[0]),
+            Step::FillDisk { spare: 1 },
+            append(&[0]),
+            Step::Kill,
+            Step::Roll,
+            append(&[0]),
+            Step::CutPower { seed: 16 },
+        ],
+    );
+}
+
+/// Where no log start is written down, epochs began below the first segment.
+#[test]
+fn epochs_begin_with_the_first_segment() {
+    let setup =
+        Setup { compact: true, segment_bytes: 936, retention_bytes: None, ..Setup::of(Level::Synced) };
+    replay(
+        setup,
+        &[
+            append(&[0, 0, 0]),
+            end(),
+            append(&[0]),
+            Step::Compact,
+            append(&[0, 0]),
+            append(&[0]),
+            append(&[0, 0]),
+            Step::FillDisk { spare: 439 },
+            append(&[0, 0, 0]),
+            Step::DeleteRecords { part: 183 },
+            Step::CloseAndOpen,
+        ],
+    );
+}

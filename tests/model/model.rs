@@ -105,6 +105,8 @@ pub(crate) struct Model {
     /// none.
     pub(crate) reloaded: u64,
     pub(crate) segments: Vec<u64>,
+    /// The segment that is the first one again if the log start is forgotten.
+    returning: u64,
     pub(crate) halfway: Option<Halfway>,
 }
 
@@ -124,6 +126,7 @@ impl Model {
             leader_epoch: 0,
             reloaded: 0,
             segments: vec![0],
+            returning: 0,
             halfway: None,
         }
     }
@@ -176,22 +179,26 @@ impl Model {
     /// Where the last stable offset may be: transactions decided above the high watermark may be forgotten when the
     /// log is opened.
     pub(crate) fn stable(&self) -> BTreeSet<u64> {
-        let (entries, completed) = replay(&self.told);
-        let high_watermark = self.high_watermark();
+        // What lies below the log start is not read when the log is opened.
+        let above: Vec<Batch> = self.told.iter().filter(|batch| batch.last >= self.start).cloned().collect();
+        self.stable_by(&self.told)
+            .chain(self.stable_by(&above).filter(|_| self.reloaded > self.start))
+            .collect()
+    }
+
+    fn stable_by(&self, told: &[Batch]) -> impl Iterator<Item = u64> {
+        let (entries, completed) = replay(told);
+        let (high_watermark, reloaded) = (self.high_watermark(), self.reloaded);
         let floor = self.start.min(high_watermark);
         let undecided = entries.values().filter_map(|entry| entry.open).min().unwrap_or(u64::MAX);
-        let known = |from: u64| {
-            completed
-                .iter()
-                .filter(|(_, marker)| *marker >= high_watermark && *marker >= from)
-                .map(|(first, _)| *first)
-                .min()
-        };
-        let forgotten = completed.iter().map(|(_, marker)| marker + 1).filter(|from| *from <= self.reloaded);
-        std::iter::once(0)
-            .chain(forgotten)
-            .map(|from| known(from).unwrap_or(u64::MAX).min(undecided).min(high_watermark).max(floor))
-            .collect()
+        let mut from: Vec<u64> = completed.iter().map(|(_, marker)| marker + 1).collect();
+        from.retain(|from| *from <= reloaded);
+        from.push(0);
+        from.into_iter().map(move |from| {
+            let known = completed.iter().filter(|(_, marker)| *marker >= high_watermark && *marker >= from);
+            let known = known.map(|(first, _)| *first).min().unwrap_or(u64::MAX);
+            known.min(undecided).min(high_watermark).max(floor)
+        })
     }
 
     /// What is to become of a batch of data.
@@ -277,8 +284,11 @@ impl Model {
     /// Forgets batches whose files are gone, and were to go.
     pub(crate) fn forget_deleted(&mut self, segments: Vec<u64>) {
         self.segments = segments;
-        let (first, saved) = (self.first_base(), self.saved_start);
-        self.batches.retain(|batch| batch.base >= first || batch.last >= saved);
+        let saved = self.saved_start;
+        let holds = self.segments.iter().rev().find(|base| **base <= saved);
+        self.returning = holds.copied().unwrap_or(self.returning).min(saved);
+        let first = self.first_base().min(self.returning);
+        self.batches.retain(|batch| batch.base >= first);
     }
 
     fn first_base(&self) -> u64 {
