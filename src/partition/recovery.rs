@@ -161,6 +161,8 @@ pub(super) struct Recovery<'a> {
     /// Up to where the log was being deleted, by the names of files on their way out.
     pub(super) deleted_to: Option<u64>,
     pub(super) snapshots: Snapshots,
+    /// Up to where snapshots are believed: beyond it they may speak of batches that a crash has taken.
+    pub(super) believed: u64,
     pub(super) producers: Producers,
     pub(super) epochs: EpochCache,
     pub(super) epochs_checksum: u32,
@@ -182,6 +184,7 @@ impl Unopened {
             log_start: self.checkpoint.and_then(|checkpoint| checkpoint.log_start),
             deleted_to: None,
             snapshots: Snapshots::default(),
+            believed: u64::MAX,
             producers: Producers::default(),
             epochs: EpochCache::default(),
             epochs_checksum: 0,

@@ -18,6 +18,7 @@ const LEADER_EPOCHS_BYTES_MAX: u64 = 32 << 20;
 impl Recovery<'_> {
     /// What is known of producers where the scan begins; and of the segment there, what was aborted before.
     pub(super) fn restore_producers_before(&mut self, at: usize, position: u64, first: u64) -> Result<()> {
+        self.believed = first;
         if let Some(part) = self.parts.get_mut(at) {
             let base = part.log.base_offset();
             let fs = self.from.pool.fs();
@@ -56,12 +57,13 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    /// Snapshots of what is not there any more are removed; and what was aborted in the active segment is in memory.
+    /// Snapshots of what is not there any more, or may not be, are removed; and what was aborted in the active segment is in memory.
     pub(super) fn finish_producers(&mut self, outcome: &Outcome) -> Result<()> {
         let directory = &self.from.directory;
         let fs = self.from.pool.fs();
         if !self.from.pool.read_only() && outcome.unrepaired.is_none() {
-            let removed = self.snapshots.remove_above(fs, directory, outcome.next_offset)?;
+            let removed =
+                self.snapshots.remove_above(fs, directory, outcome.next_offset.min(self.believed))?;
             if removed {
                 // One that came back later would speak of offsets that were given again.
                 sync_dir(fs, directory)?;
@@ -90,7 +92,7 @@ impl Recovery<'_> {
         let Some(last) = self.parts.last().filter(|last| last.aborted.is_none()) else { return Ok(()) };
         let base = last.log.base_offset();
         let (fs, directory) = (self.from.pool.fs(), &self.from.directory);
-        let newest = self.snapshots.load_newest(fs, directory, base.min(end), self.now)?;
+        let newest = self.snapshots.load_newest(fs, directory, base.min(end).min(self.believed), self.now)?;
         let (from, mut producers) = newest.unwrap_or_default();
         let stretch = |part: &Part| Stretch { log: Arc::clone(&part.log), end: part.kept };
         let stretches: Vec<Stretch> = self.parts.iter().map(stretch).collect();

@@ -147,6 +147,8 @@ impl Log {
         // Where they cannot be cut, the log itself is asked, as after a crash.
         let indexes = match position {
             0 => Some(Arc::new(Indexes::empty(target.base_offset()))),
+            // Behind a gap, a time is noted under an offset before it: a cut between the two would keep it.
+            _ if !self.dense() => None,
             _ => self.cut_indexes(target, end, position),
         };
         self.aborted_in(target)?;

@@ -136,7 +136,8 @@ impl Case {
             self.adopt_producers()?;
             self.adopt_epochs(Before::Reopened, &self.model.batches.clone())?;
         }
-        check(&log, &self.model, &mut self.chance, self.clock.now())
+        let now = self.clock.now();
+        check(&log, &self.model, &mut self.chance, now)
     }
 
     fn step(&mut self, step: &Step) -> Checked {
@@ -437,7 +438,7 @@ impl Case {
             Some(start) => {
                 prop_assert_eq!(start, found);
                 // Without room for a new segment the last one stays.
-                let reached = if self.trouble { to.min(found) } else { to };
+                let reached = if self.trouble || self.model.debris { to.min(found) } else { to };
                 self.model.raise_start(reached);
                 prop_assert_eq!(found, self.model.start);
                 self.model.saved_start = self.model.start;
@@ -464,10 +465,10 @@ impl Case {
         let result = self.store.as_ref().expect("the store is open").maintain();
         let done = self.settle(result, "maintenance")?.map(|_| self.log().log_start());
         let saved = self.model.saved_start;
-        let start = if starts.1 == self.log().log_start() { starts.1 } else { starts.0 };
+        let start = self.log().log_start().clamp(starts.0, starts.1);
         let moves = start > self.model.start;
         self.raised(start, done)?;
-        if !moves {
+        if !moves || self.trouble {
             self.model.saved_start = saved;
         }
         if self.setup.compact { self.adopt_compacted(end) } else { Ok(()) }
@@ -486,10 +487,10 @@ impl Case {
         let result = self.log().apply_retention();
         let done = self.settle(result, "retention")?.map(|expired| expired.log_start);
         let saved = self.model.saved_start;
-        let start = if starts.1 == self.log().log_start() { starts.1 } else { starts.0 };
+        let start = self.log().log_start().clamp(starts.0, starts.1);
         let moves = start > self.model.start;
         self.raised(start, done)?;
-        if !moves {
+        if !moves || self.trouble {
             // Nothing was written down then.
             self.model.saved_start = saved;
         }
@@ -501,8 +502,7 @@ impl Case {
         let (end, first) = (self.model.end, self.model.segments.first().copied().unwrap_or(0));
         self.sparse |= offset < end;
         let result = self.log().truncate_to(offset);
-        if matches!(result, Err(Error::Corruption { .. })) && self.may_forget && offset < self.model.start {
-            // What a power cut destroyed below the log start is no damage to readers.
+        if matches!(result, Err(Error::Corruption { .. })) && self.model.debris {
             return Ok(());
         }
         match self.settle(result, "a truncation")? {
@@ -581,6 +581,9 @@ impl Case {
         let active = self.model.segments.last().copied().unwrap_or(0);
         let end = log.last_stable_offset().min(active);
         let result = log.compact();
+        if matches!(result, Err(Error::Corruption { .. })) && self.model.debris {
+            return Ok(());
+        }
         if !self.setup.compact {
             prop_assert!(matches!(result, Err(Error::PolicyViolation { .. })), "{:?}", result);
             return Ok(());
@@ -641,8 +644,7 @@ impl Case {
                     (left.size, left.max_timestamp) = (found.header().size, found.header().max_timestamp);
                 }
                 None => {
-                    let lost = self.may_forget && batch.last < self.model.start;
-                    prop_assert!(lost || batch.last < end, "{:?} was not to be compacted", batch);
+                    prop_assert!(batch.last < end, "{:?} was not to be compacted", batch);
                     left.records.clear();
                 }
             }
@@ -806,20 +808,15 @@ impl Case {
         Ok(())
     }
 
-    /// Nobody can tell what is lost below the log start, either. What the files are long enough for is taken for
-    /// there: as good as it, to all who may look.
+    /// Nobody can tell what is lost below the log start, either.
     fn adopt_losses_below(&mut self, start: u64) -> Checked {
-        let segments = self.log().segments();
-        for (at, base) in segments.iter().enumerate() {
-            let length = self.disk.read(format!("t-0/{base:020}.log")).map_or(0, |bytes| bytes.len() as u64);
-            let upper = segments.get(at + 1).copied().unwrap_or(u64::MAX);
-            let mut reached = 0;
-            self.model.batches.retain(|batch| {
-                let within = (*base..upper).contains(&batch.base);
-                reached += if within { batch.size } else { 0 };
-                !within || batch.last >= start || reached <= length
-            });
-        }
+        let first = self.log().segments().first().copied().unwrap_or(0);
+        let stored: Vec<u64> = self.stored_batches()?.iter().map(RecordBatch::base_offset).collect();
+        let lost = |batch: &Batch| {
+            (first..start).contains(&batch.base) && batch.last < start && !stored.contains(&batch.base)
+        };
+        self.model.debris |= self.model.batches.iter().any(lost);
+        self.model.batches.retain(|batch| !lost(batch));
         Ok(())
     }
 
@@ -869,6 +866,18 @@ impl Case {
             let below = untils.iter().copied().filter(|base| *base < start).chain([first, start]);
             let froms: Vec<u64> = below.collect();
             gaps.extend(untils.iter().flat_map(|&until| froms.iter().map(move |&from| (until, from))));
+        }
+        if self.model.debris {
+            let stored: Vec<u64> = self.stored_batches()?.iter().map(RecordBatch::base_offset).collect();
+            for until in self.model.ever.iter().map(|batch| batch.base).chain([0]) {
+                let mut other = self.model.clone();
+                other.told = self.model.ever.clone();
+                other.told.retain(|batch| batch.base < until || stored.contains(&batch.base));
+                if check_producers(&log, &other).is_ok() {
+                    self.model.told = other.told;
+                    return Ok(());
+                }
+            }
         }
         for (until, from) in gaps {
             let mut other = self.model.clone();
@@ -955,7 +964,12 @@ impl Case {
         let report = log.recovery_report();
         let from = report.damage[0].from;
         let durable = self.model.data_end(self.model.durable);
-        prop_assert!(from >= durable, "damage from {} on, but {} was synced", from, durable);
+        prop_assert!(
+            from >= durable || self.model.debris,
+            "damage from {} on, but {} was synced",
+            from,
+            durable
+        );
         let found = read_up_to_damage(&log)?;
         let whole = self.model.batches.iter().filter(|batch| batch.last < from);
         let start = log.log_start();

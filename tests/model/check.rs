@@ -279,6 +279,7 @@ fn check_segments(log: &Partition, model: &Model) -> Checked {
         prop_assert!(!straddles, "{} to {} in {:?}", batch.base, batch.last, segments);
     }
     let size: u64 = model.in_files().map(|batch| batch.size).sum();
-    prop_assert_eq!(log.size(), size, "the bytes of all segments");
+    let exact = log.size() == size || model.debris && log.size() > size;
+    prop_assert!(exact, "{} bytes in all segments, not {}", log.size(), size);
     Ok(())
 }

@@ -231,3 +231,55 @@ fn epochs_begin_with_the_first_segment() {
         ],
     );
 }
+
+/// A snapshot that a power cut spared told of a batch that it had taken, once the log was closed and opened again.
+#[test]
+fn snapshots_of_what_may_be_lost_are_not_believed() {
+    let setup =
+        Setup { compact: true, segment_bytes: 400, retention_bytes: None, ..Setup::of(Level::Process) };
+    replay(
+        setup,
+        &[
+            append(&[0]),
+            append(&[0, 0, 0]),
+            produce(&[0]),
+            append(&[0]),
+            Step::FailSync { nth: 1 },
+            produce(&[0, 0]),
+            append(&[0, 0, 0]),
+            Step::Maintain,
+            Step::CutPower { seed: 17 },
+            Step::CloseAndOpen,
+        ],
+    );
+}
+
+/// Times that a truncation had cut were still taken for the age of a compacted segment.
+#[test]
+fn a_truncation_takes_times_along() {
+    let setup =
+        Setup { compact: true, segment_bytes: 1_273, retention_bytes: None, ..Setup::of(Level::Interval) };
+    let mut mixed = records(&[0, -1_060, 0]);
+    mixed[1].key = Some(3);
+    let numbered =
+        |numbered, transactional, records| Step::Produce { producer: 0, numbered, transactional, records };
+    replay(
+        setup,
+        &[
+            append(&[0, 0, 0]),
+            numbered(Numbered::Next, false, mixed),
+            append(&[0]),
+            append(&[0, 0]),
+            numbered(Numbered::NewEpoch, true, records(&[0, 0, 0, 0])),
+            end(),
+            append(&[0, 0, 0, 0]),
+            append(&[0, 0]),
+            Step::Compact,
+            append(&[0]),
+            Step::TruncateTo { part: 145 },
+            Step::TruncateTo { part: 102 },
+            Step::Advance { millis: 3_941 },
+            Step::ApplyRetention,
+        ],
+    );
+}

@@ -108,6 +108,9 @@ pub(crate) struct Model {
     /// The segment that is the first one again if the log start is forgotten.
     returning: u64,
     pub(crate) halfway: Option<Halfway>,
+    /// Whether a power cut has destroyed something below the log start: it is missed by nobody, and looked at only
+    /// by truncations.
+    pub(crate) debris: bool,
 }
 
 impl Model {
@@ -128,6 +131,7 @@ impl Model {
             segments: vec![0],
             returning: 0,
             halfway: None,
+            debris: false,
         }
     }
 
@@ -272,6 +276,7 @@ impl Model {
     }
 
     pub(crate) fn begin_at(&mut self, start: u64) {
+        self.debris = false;
         self.batches.clear();
         self.told.clear();
         self.ever.clear();
