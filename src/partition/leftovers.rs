@@ -67,6 +67,10 @@ impl Recovery<'_> {
                 self.remove(name)?;
             }
         }
+        if replaced.is_some() {
+            // Once the new ones have their names, nothing says any more what they replaced.
+            sync_dir(self.from.pool.fs(), &self.from.directory)?;
+        }
         for (offset, kind, _, name) in &swaps {
             let (from, to) =
                 (self.from.directory.join(name), file_name(&self.from.directory, *offset, *kind));

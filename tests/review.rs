@@ -1,0 +1,77 @@
+//! What a second pair of eyes found: each of these failed once.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests fail by panicking")]
+
+#[path = "common/logs.rs"]
+mod logs;
+
+use std::sync::Arc;
+
+use annals::fs::{Crash, Fault, When};
+use annals::{Partition, Record, Store, TopicConfig};
+use logs::Machine;
+
+fn compacted() -> TopicConfig {
+    TopicConfig::new().set("cleanup.policy", "compact").unwrap()
+}
+
+fn put(log: &Partition, key: &str, value: &str) -> u64 {
+    log.append(&Record::new(value).key(key)).unwrap()
+}
+
+/// Four sealed segments that become one.
+fn small_segments(machine: &Machine) -> (Store, Partition) {
+    let (store, log) = machine.start(compacted());
+    for (key, value) in [("a", "1"), ("k", "old"), ("k", "new"), ("b", "2")] {
+        put(&log, key, value);
+        log.roll().unwrap();
+    }
+    put(&log, "c", "3");
+    store.flush().unwrap();
+    (store, log)
+}
+
+#[test]
+fn finishing_a_swap_leaves_no_segment_that_was_replaced_whatever_a_crash_keeps_of_it() {
+    for call in 1.. {
+        let machine = Machine::new();
+        let (store, log) = small_segments(&machine);
+        let before = machine.disk.calls();
+        machine.disk.fail(When::nth(call), Fault::PowerOff);
+        let done = log.compact().is_ok();
+        let calls = machine.disk.calls() - before;
+        let (disk, clock) = (machine.disk.crash(Crash::PowerCut { seed: 1 }), Arc::clone(&machine.clock));
+        let first = Machine { disk, clock };
+        if first.disk.names().iter().any(|name| name.to_string_lossy().ends_with(".log.swap")) {
+            interrupted_openings(&first, call);
+        }
+        drop((store, log));
+        if done && calls < call {
+            return;
+        }
+    }
+}
+
+fn interrupted_openings(first: &Machine, outer: u64) {
+    for call in 1.. {
+        let disk = first.disk.crash(Crash::PowerCut { seed: 1 });
+        let calls = disk.calls();
+        disk.fail(When::nth(call), Fault::PowerOff);
+        let machine = Machine { disk, clock: Arc::clone(&first.clock) };
+        let opened = machine.try_open();
+        for seed in 2..14 {
+            let disk = machine.disk.crash(Crash::PowerCut { seed });
+            let found = Machine { disk, clock: Arc::clone(&first.clock) };
+            let (_store, log) = found.restart();
+            let name = format!("call {outer}, call {call} of opening, seed {seed}, {:?}", found.disk.names());
+            assert_eq!(log.recovery_report().damage, [], "{name}");
+            let read: Result<Vec<_>, _> = log.read_from(0).unwrap().collect();
+            let offsets: Vec<u64> = read.expect(&name).iter().map(|record| record.offset()).collect();
+            assert!(offsets == [0, 2, 3, 4] || offsets == [0, 1, 2, 3, 4], "{offsets:?} {name}");
+        }
+        let through = machine.disk.calls() - calls < call;
+        drop(opened);
+        if through {
+            return;
+        }
+    }
+}
