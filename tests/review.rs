@@ -6,8 +6,9 @@ mod logs;
 
 use std::sync::Arc;
 
+use annals::format::EndTransactionMarker;
 use annals::fs::{Crash, Fault, When};
-use annals::{Partition, Record, Store, TopicConfig};
+use annals::{AppendOptions, Isolation, Partition, Record, Store, TopicConfig};
 use logs::Machine;
 
 fn compacted() -> TopicConfig {
@@ -74,4 +75,29 @@ fn interrupted_openings(first: &Machine, outer: u64) {
             return;
         }
     }
+}
+
+#[test]
+fn a_reader_in_a_segment_that_was_compacted_twice_meanwhile_sees_nothing_aborted() {
+    let machine = Machine::new();
+    let (_store, log) = machine.start(compacted());
+    put(&log, "a", "1");
+    let transaction = AppendOptions::new().transactional(7, 0, 0);
+    log.append_batch_with(&[Record::new("aborted").key("b")], transaction).unwrap();
+    let abort = EndTransactionMarker { coordinator_epoch: 0, commit: false };
+    log.end_transaction(7, 0, abort, AppendOptions::new()).unwrap();
+    // So that compaction need not keep the batch for its producer's sake.
+    let other = AppendOptions::new().idempotent(7, 0, 1);
+    log.append_batch_with(&[Record::new("2").key("c")], other).unwrap();
+    log.roll().unwrap();
+    put(&log, "d", "4");
+    let mut reader = log.read_from_with(0, Isolation::ReadCommitted).unwrap();
+    assert_eq!(reader.next().unwrap().unwrap().offset(), 0);
+    for _ in 0..2 {
+        log.compact().unwrap();
+        put(&log, "a", "2");
+        log.roll().unwrap();
+    }
+    let rest: Vec<u64> = reader.map(|record| record.unwrap().offset()).collect();
+    assert!(!rest.contains(&1), "{rest:?}");
 }

@@ -55,7 +55,16 @@ impl Partition {
 impl Log {
     /// What was aborted between two offsets (Kafka's `collectAbortedTransactions`).
     pub(super) fn collect_aborted(&self, from: u64, to: u64) -> Result<Vec<AbortedTransaction>> {
-        let segments = self.segments.load_full();
+        self.collect_aborted_in(&self.segments.load_full(), from, to)
+    }
+
+    /// As [`collect_aborted`](Self::collect_aborted), in the segments that the log had at some moment.
+    pub(super) fn collect_aborted_in(
+        &self,
+        segments: &[Arc<Segment>],
+        from: u64,
+        to: u64,
+    ) -> Result<Vec<AbortedTransaction>> {
         let first = segments.partition_point(|segment| segment.base_offset() <= from).saturating_sub(1);
         let mut found = Vec::new();
         for segment in segments.iter().skip(first) {
