@@ -15,6 +15,10 @@ fn compacted() -> TopicConfig {
     TopicConfig::new().set("cleanup.policy", "compact").unwrap()
 }
 
+fn values(log: &Partition) -> Vec<(u64, String)> {
+    logs::values(log, log.log_start())
+}
+
 fn put(log: &Partition, key: &str, value: &str) -> u64 {
     log.append(&Record::new(value).key(key)).unwrap()
 }
@@ -100,4 +104,20 @@ fn a_reader_in_a_segment_that_was_compacted_twice_meanwhile_sees_nothing_aborted
     }
     let rest: Vec<u64> = reader.map(|record| record.unwrap().offset()).collect();
     assert!(!rest.contains(&1), "{rest:?}");
+}
+
+#[test]
+fn a_handle_of_a_deleted_topic_never_reads_the_files_of_one_that_took_its_name() {
+    let machine = Machine::new();
+    let store = machine.options().max_open_files(1).open_in(Arc::new(machine.disk.clone())).unwrap();
+    let old = store.create_topic("t", TopicConfig::new()).unwrap().partition(0).unwrap();
+    logs::append(&old, &["old"]);
+    store.delete_topic("t").unwrap();
+    let new = store.create_topic("t", TopicConfig::new()).unwrap().partition(0).unwrap();
+    logs::append(&new, &["new"]);
+    for record in old.read_from(0).unwrap().flatten() {
+        assert_eq!(record.value(), Some(b"old".as_slice()));
+    }
+    assert_eq!(values(&old), [(0, "old".into())]);
+    assert_eq!(values(&new), [(0, "new".into())]);
 }

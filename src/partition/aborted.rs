@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::producers::Producers;
 use super::snapshots::{Stretch, replay};
 use super::{Log, Partition};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::{AbortedTransaction, BatchHeader};
 use crate::storage::{Segment, TransactionIndex};
 
@@ -96,6 +96,10 @@ impl Log {
     pub(super) fn aborted_in(&self, segment: &Arc<Segment>) -> Result<Arc<TransactionIndex>> {
         if let Some(index) = segment.aborted()? {
             return Ok(index);
+        }
+        if self.marks.lock().deleted {
+            // The snapshots there may be another topic's.
+            return Err(Error::Closed { what: self.id.to_string() });
         }
         let mut index = TransactionIndex::new();
         let (base, now) = (segment.base_offset(), self.clock.now());

@@ -390,6 +390,14 @@ impl Segment {
         retire_derived_files(self.log.file().pool().fs(), &self.directory, base)
     }
 
+    /// Its directory is about to be renamed, and another partition may take the name.
+    pub(crate) fn lose(&self) {
+        // Whoever is reading what was aborted is done before.
+        let _held = self.aborted.lock();
+        self.retired.store(true, Ordering::Release);
+        self.log.file().lose();
+    }
+
     /// Removes its files for good, once they are retired.
     pub(crate) fn remove_retired(&self) -> Result<()> {
         let (fs, base) = (self.log.file().pool().fs(), self.base_offset());
