@@ -7,7 +7,7 @@ mod logs;
 use std::sync::Arc;
 
 use annals::format::EndTransactionMarker;
-use annals::fs::{Crash, Fault, When};
+use annals::fs::{Call, Crash, Fault, When};
 use annals::{AppendOptions, Isolation, Partition, Record, Store, TopicConfig};
 use logs::Machine;
 
@@ -120,4 +120,18 @@ fn a_handle_of_a_deleted_topic_never_reads_the_files_of_one_that_took_its_name()
     }
     assert_eq!(values(&old), [(0, "old".into())]);
     assert_eq!(values(&new), [(0, "new".into())]);
+}
+
+#[test]
+fn passes_over_compacted_partitions_that_rest_read_no_log() {
+    let machine = Machine::new();
+    let (store, _log) = small_segments(&machine);
+    for _ in 0..2 {
+        store.maintain().unwrap();
+    }
+    machine.disk.record(true);
+    store.maintain().unwrap();
+    let calls = machine.disk.recorded();
+    let reads: Vec<_> = calls.iter().filter(|(call, _)| *call == Call::Read || *call == Call::Open).collect();
+    assert!(reads.is_empty(), "{reads:?}");
 }
