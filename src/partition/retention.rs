@@ -193,11 +193,26 @@ impl Log {
         Ok(())
     }
 
+    /// What is known of producers by segments that are about to go must be known without them.
+    fn save_producers(&self) -> Result<()> {
+        if self.writer.lock().is_over() {
+            return Ok(());
+        }
+        match self.write_snapshots() {
+            // What goes makes room.
+            Err(Error::StorageFull { .. }) => Ok(()),
+            written => written,
+        }
+    }
+
     /// Takes the segments out of the log that lie below its start.
     fn drop_below_start(&self) -> Result<Expired> {
         // Who compacts, truncates or reopens has the segments for himself.
         let _upkeep = self.upkeep.lock();
         let log_start = self.log_start.load(Ordering::Acquire);
+        if self.segments.load().get(1).is_some_and(|second| second.base_offset() <= log_start) {
+            self.save_producers()?;
+        }
         let gone: Vec<Arc<Segment>> = {
             let mut writer = self.writer.lock();
             if writer.is_over() {
@@ -217,9 +232,7 @@ impl Log {
         };
         let bytes = gone.iter().map(|segment| segment.size()).sum();
         self.retire_deleted(&gone)?;
-        for segment in &gone {
-            self.snapshots.remove(self.fs(), self.directory(), segment.base_offset())?;
-        }
+        self.tidy_snapshots()?;
         self.counters.expired(gone.len() as u64, bytes);
         observe::expired(&self.id, log_start, gone.len() as u64, bytes);
         Ok(Expired { log_start, segments: gone.len(), bytes })

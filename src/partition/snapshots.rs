@@ -115,15 +115,20 @@ impl Snapshots {
     }
 
     /// Removes those that nobody will ask for: below the log start, and all but the last few that lie at no start
-    /// of a segment.
+    /// of a segment. The newest that covers no more than `durable` stays: a power cut may leave it alone, and the
+    /// log need not hold any more what it knows.
     pub(super) fn tidy(
         &self,
         fs: &dyn FileSystem,
         directory: &Path,
         log_start: u64,
         bases: &[u64],
+        durable: u64,
     ) -> Result<()> {
-        let offsets: Vec<u64> = self.offsets.lock().iter().copied().collect();
+        let mut offsets: Vec<u64> = self.offsets.lock().iter().copied().collect();
+        if let Some(newest) = offsets.partition_point(|offset| *offset <= durable).checked_sub(1) {
+            offsets.remove(newest);
+        }
         let loose = offsets.iter().filter(|offset| bases.binary_search(offset).is_err()).count();
         let mut spare = loose.saturating_sub(LOOSE_SNAPSHOTS);
         for offset in offsets {
