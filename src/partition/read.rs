@@ -432,9 +432,12 @@ impl Cursor {
 
     /// Whether the segment at hand is still part of the log: not deleted, compacted or truncated meanwhile.
     fn is_current(&self) -> bool {
+        self.is_among(&self.log.segments.load())
+    }
+
+    fn is_among(&self, segments: &[Arc<Segment>]) -> bool {
         let Some(place) = &self.place else { return true };
         let base = place.segment.base_offset();
-        let segments = self.log.segments.load();
         let at = segments.partition_point(|segment| segment.base_offset() < base);
         // The active one is another value once it is sealed, of the same file.
         segments.get(at).is_some_and(|segment| Arc::ptr_eq(segment.log(), place.segment.log()))
@@ -528,13 +531,14 @@ impl Cursor {
     /// Moves on to the segment behind, at the end of this one.
     fn next_segment(&mut self, bound: u64) -> Result<()> {
         let Some(place) = &self.place else { return Ok(()) };
-        if !self.is_current() {
+        // One list for both: what is deleted in between must not look like a hole.
+        let segments = self.log.segments.load_full();
+        if !self.is_among(&segments) {
             self.find_anew();
             return Ok(());
         }
         let base = place.segment.base_offset();
         let reached = self.follows.unwrap_or(base);
-        let segments = self.log.segments.load();
         let next = segments.iter().find(|segment| segment.base_offset() > base);
         let Some(next) = next.map(Arc::clone) else {
             if !self.log.dense() {
