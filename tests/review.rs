@@ -4,6 +4,7 @@
 #[path = "common/logs.rs"]
 mod logs;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use annals::format::EndTransactionMarker;
@@ -24,8 +25,9 @@ fn put(log: &Partition, key: &str, value: &str) -> u64 {
 }
 
 /// Four sealed segments that become one.
-fn small_segments(machine: &Machine) -> (Store, Partition) {
-    let (store, log) = machine.start(compacted());
+fn small_segments(machine: &Machine, policy: &str) -> (Store, Partition) {
+    let config = TopicConfig::new().set("cleanup.policy", policy).unwrap();
+    let (store, log) = machine.start(config);
     for (key, value) in [("a", "1"), ("k", "old"), ("k", "new"), ("b", "2")] {
         put(&log, key, value);
         log.roll().unwrap();
@@ -39,7 +41,7 @@ fn small_segments(machine: &Machine) -> (Store, Partition) {
 fn finishing_a_swap_leaves_no_segment_that_was_replaced_whatever_a_crash_keeps_of_it() {
     for call in 1.. {
         let machine = Machine::new();
-        let (store, log) = small_segments(&machine);
+        let (store, log) = small_segments(&machine, "compact");
         let before = machine.disk.calls();
         machine.disk.fail(When::nth(call), Fault::PowerOff);
         let done = log.compact().is_ok();
@@ -125,7 +127,7 @@ fn a_handle_of_a_deleted_topic_never_reads_the_files_of_one_that_took_its_name()
 #[test]
 fn passes_over_compacted_partitions_that_rest_read_no_log() {
     let machine = Machine::new();
-    let (store, _log) = small_segments(&machine);
+    let (store, _log) = small_segments(&machine, "compact");
     for _ in 0..2 {
         store.maintain().unwrap();
     }
@@ -172,4 +174,46 @@ fn a_producer_outlasts_its_records_though_its_snapshot_failed_at_first() {
     );
     let (_store, log) = machine.cut_off().restart();
     assert_eq!(log.producers().iter().map(|known| known.producer_epoch).collect::<Vec<_>>(), [3]);
+}
+
+#[test]
+fn what_a_swap_left_in_the_middle_put_into_the_log_can_be_deleted() {
+    let machine = Machine::new();
+    let (store, log) = small_segments(&machine, "compact,delete");
+    machine.disk.fail(When::next().of(&[Call::Rename]).under(logs::file(0, "log")), Fault::Error(5));
+    assert!(log.compact().is_err());
+    assert_eq!(log.segments(), [0, 4]);
+    assert_eq!(log.delete_records(4).unwrap(), 4);
+    let expected = vec![(4, "3".to_owned())];
+    assert_eq!(values(&log), expected);
+    put(&log, "d", "4");
+    log.roll().unwrap();
+    log.compact().unwrap();
+    assert!(!log.truncate_to(6).unwrap());
+    for found in [machine.killed(), machine.cut_off()] {
+        let (_store, log) = found.restart();
+        assert_eq!(log.recovery_report().damage, []);
+        assert_eq!(values(&log)[0], expected[0]);
+    }
+    store.close().unwrap();
+    let names = machine.disk.names();
+    let left = |name: &PathBuf| *name == logs::file(0, "log") || name.to_string_lossy().ends_with(".swap");
+    assert!(!names.iter().any(left), "{names:?}");
+}
+
+#[test]
+fn a_deleted_log_finishes_no_swap_in_the_directory_of_another() {
+    let machine = Machine::new();
+    let (store, old) = small_segments(&machine, "compact");
+    machine.disk.fail(When::next().of(&[Call::Rename]).under(logs::file(1, "log")), Fault::Error(5));
+    assert!(old.compact().is_err());
+    store.delete_topic("t").unwrap();
+    let new = store.create_topic("t", TopicConfig::new()).unwrap().partition(0).unwrap();
+    logs::append(&new, &["new"]);
+    new.roll().unwrap();
+    logs::append(&new, &["newer"]);
+    let before = machine.disk.names();
+    assert!(old.truncate_to(1).is_err());
+    assert_eq!(machine.disk.names(), before);
+    assert_eq!(values(&new).len(), 2);
 }

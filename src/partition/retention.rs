@@ -209,6 +209,8 @@ impl Log {
     fn drop_below_start(&self) -> Result<Expired> {
         // Who compacts, truncates or reopens has the segments for himself.
         let _upkeep = self.upkeep.lock();
+        // What an exchange made can only go once its files have their names.
+        self.finish_swap_held()?;
         let log_start = self.log_start.load(Ordering::Acquire);
         if self.segments.load().get(1).is_some_and(|second| second.base_offset() <= log_start) {
             self.save_producers()?;
