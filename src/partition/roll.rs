@@ -199,9 +199,9 @@ impl Log {
     pub(super) fn tidy_snapshots(&self) -> Result<()> {
         let bases: Vec<u64> = self.segments.load().iter().map(|segment| segment.base_offset()).collect();
         let log_start = self.log_start.load(Ordering::Acquire);
-        // From where the next opening would go on, and so what it would ask for.
-        let begin = self.marks.lock().recoverable().durable.offset;
-        let durable = begin.max(bases.first().copied().unwrap_or(0));
+        // From where the next opening would go on, and so what it would ask for; it drops what lies below the start.
+        let first = bases.iter().rev().find(|base| **base <= log_start).copied();
+        let durable = self.marks.lock().recoverable().durable.offset.max(first.unwrap_or(0));
         self.snapshots.tidy(self.fs(), self.directory(), log_start, &bases, durable)
     }
 
