@@ -1,5 +1,5 @@
-//! Following a leader: batches with offsets and epochs of its making, where the epochs end, and how two logs that parted
-//! come together again.
+//! Following a leader: batches with offsets and epochs of its making, where the epochs end, and how two logs that
+//! parted come together again.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

@@ -1,5 +1,12 @@
 //! What a second pair of eyes found: each of these failed once.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests fail by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    unreachable_pub,
+    reason = "tests fail by panicking, and share modules"
+)]
 
 #[path = "common/logs.rs"]
 mod logs;

@@ -47,12 +47,14 @@ impl FetchOptions {
     }
 
     /// At most so many bytes, but always one whole batch if there is any.
+    #[must_use]
     pub fn max_bytes(mut self, bytes: u64) -> Self {
         self.max_bytes = bytes;
         self
     }
 
     /// How far to look.
+    #[must_use]
     pub fn isolation(mut self, isolation: Isolation) -> Self {
         self.isolation = isolation;
         self
