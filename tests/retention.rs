@@ -774,6 +774,7 @@ fn a_full_disk_does_not_keep_records_from_being_deleted() {
     for machine in [machine.killed(), machine.cut_off()] {
         assert_from(&machine, &[6], "deleted");
     }
+    machine.disk.set_capacity(Some(machine.disk.used()));
     // What the names of files cannot say is forgotten in a crash, but nothing else; the caller is told.
     assert!(matches!(log.delete_records(8), Err(Error::StorageFull { .. })));
     assert_eq!(log.log_start(), 8);

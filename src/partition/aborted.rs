@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::producers::Producers;
 use super::snapshots::{Stretch, replay};
 use super::{Log, Partition};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::{AbortedTransaction, BatchHeader};
 use crate::storage::{Segment, TransactionIndex};
 
@@ -55,7 +55,16 @@ impl Partition {
 impl Log {
     /// What was aborted between two offsets (Kafka's `collectAbortedTransactions`).
     pub(super) fn collect_aborted(&self, from: u64, to: u64) -> Result<Vec<AbortedTransaction>> {
-        let segments = self.segments.load_full();
+        self.collect_aborted_in(&self.segments.load_full(), from, to)
+    }
+
+    /// As [`collect_aborted`](Self::collect_aborted), in the segments that the log had at some moment.
+    pub(super) fn collect_aborted_in(
+        &self,
+        segments: &[Arc<Segment>],
+        from: u64,
+        to: u64,
+    ) -> Result<Vec<AbortedTransaction>> {
         let first = segments.partition_point(|segment| segment.base_offset() <= from).saturating_sub(1);
         let mut found = Vec::new();
         for segment in segments.iter().skip(first) {
@@ -87,6 +96,10 @@ impl Log {
     pub(super) fn aborted_in(&self, segment: &Arc<Segment>) -> Result<Arc<TransactionIndex>> {
         if let Some(index) = segment.aborted()? {
             return Ok(index);
+        }
+        if self.marks.lock().deleted {
+            // The snapshots there may be another topic's.
+            return Err(Error::Closed { what: self.id.to_string() });
         }
         let mut index = TransactionIndex::new();
         let (base, now) = (segment.base_offset(), self.clock.now());

@@ -57,6 +57,7 @@ impl AppendOptions {
     }
 
     /// At least this durable. It can only be stronger than the topic's.
+    #[must_use]
     pub fn durability(mut self, at_least: Durability) -> Self {
         self.durability = Some(at_least);
         self

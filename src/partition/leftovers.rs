@@ -45,8 +45,11 @@ impl Recovery<'_> {
         let starts_later = first.is_some_and(|first| self.log_start.is_some_and(|start| start < first));
         if let Some(first) = first.filter(|_| starts_later) {
             let deleted = staged.iter().filter(is_log(Stage::Deleted)).filter(|(base, ..)| *base < first);
-            if let Some((base, _, _, name)) = deleted.max_by_key(|(base, ..)| *base) {
-                self.deleted_to = self.reaches(*base, name, first)?.then_some(first);
+            // Not the last one alone: those that a truncation left lie among them.
+            for (base, _, _, name) in deleted {
+                if self.deleted_to.is_none() && self.reaches(*base, name, first)? {
+                    self.deleted_to = Some(first);
+                }
             }
         }
         for (offset, kind, stage, name) in &staged {
@@ -66,6 +69,10 @@ impl Recovery<'_> {
             if *stage == Stage::Final && replaced.as_ref().is_some_and(|range| range.contains(offset)) {
                 self.remove(name)?;
             }
+        }
+        if replaced.is_some() {
+            // Once the new ones have their names, nothing says any more what they replaced.
+            sync_dir(self.from.pool.fs(), &self.from.directory)?;
         }
         for (offset, kind, _, name) in &swaps {
             let (from, to) =

@@ -449,6 +449,12 @@ impl Partition {
         drop(self.log.pause_compaction());
         // Who is at its files by their names must be done: the names may be another topic's the moment after.
         drop(self.log.upkeep.lock());
+        self.log.all_segments().iter().for_each(|segment| segment.lose());
+    }
+
+    /// After [`abandon`](Self::abandon): readers find its log files in that directory now.
+    pub(crate) fn moved_to(&self, directory: &Path) {
+        self.log.all_segments().iter().for_each(|segment| segment.log().file().found_in(directory));
     }
 }
 

@@ -47,12 +47,14 @@ impl FetchOptions {
     }
 
     /// At most so many bytes, but always one whole batch if there is any.
+    #[must_use]
     pub fn max_bytes(mut self, bytes: u64) -> Self {
         self.max_bytes = bytes;
         self
     }
 
     /// How far to look.
+    #[must_use]
     pub fn isolation(mut self, isolation: Isolation) -> Self {
         self.isolation = isolation;
         self
@@ -111,6 +113,8 @@ impl Partition {
     pub fn fetch(&self, offset: u64, options: FetchOptions) -> Result<Fetched> {
         self.log.check_range(offset)?;
         let bound = self.log.bound(options.isolation);
+        // Compaction must not forget what was aborted in a segment that is still being read.
+        let segments = self.log.segments.load_full();
         let mut cursor = Cursor::new(Arc::clone(&self.log), offset);
         let (mut batches, mut bytes, mut next_offset) = (Vec::new(), 0, offset);
         while let Some(size) = cursor.next_size(bound, batches.is_empty())? {
@@ -135,7 +139,9 @@ impl Partition {
         let log = &self.log;
         log.counters.read(batches.len() as u64, bytes);
         let aborted = match options.isolation {
-            Isolation::ReadCommitted if !batches.is_empty() => log.collect_aborted(offset, next_offset)?,
+            Isolation::ReadCommitted if !batches.is_empty() => {
+                log.collect_aborted_in(&segments, offset, next_offset)?
+            }
             _ => Vec::new(),
         };
         let (log_start, high_watermark) = (log.log_start.load(Ordering::Acquire), self.high_watermark());
@@ -182,11 +188,12 @@ impl Records {
         self.cursor.skip_damage()
     }
 
-    /// Whether a batch belongs to an aborted transaction that the reader is not to see.
-    fn is_aborted(&mut self, batch: &RecordBatch, bound: u64) -> Result<bool> {
+    /// Whether a batch belongs to an aborted transaction that the reader is not to see; `None` if its segment was
+    /// replaced, so that it has to be read again.
+    fn is_aborted(&mut self, batch: &RecordBatch, bound: u64) -> Result<Option<bool>> {
         let header = batch.header();
         if self.isolation != Isolation::ReadCommitted || !header.transactional {
-            return Ok(false);
+            return Ok(Some(false));
         }
         if std::mem::take(&mut self.cursor.moved) {
             self.aborted = AbortedRanges::default();
@@ -195,8 +202,14 @@ impl Records {
             // Segment by segment, so that memory does not grow with the log.
             let end = self.cursor.segment_end(bound).max(header.next_offset());
             self.aborted = self.cursor.log.aborted_ranges(header.base_offset, end)?;
+            if !self.cursor.is_current() {
+                // Compaction forgets what was aborted once its data is gone, and this data is from before.
+                self.cursor.follows = None;
+                self.cursor.find_anew();
+                return Ok(None);
+            }
         }
-        Ok(self.aborted.hold(header))
+        Ok(Some(self.aborted.hold(header)))
     }
 
     fn next_set(&mut self) -> Result<Option<IntoRecords>> {
@@ -204,9 +217,14 @@ impl Records {
         self.cursor.check_end()?;
         while let Some(batch) = self.cursor.next(bound)? {
             let header = batch.header();
-            if header.control || self.is_aborted(&batch, bound)? {
-                self.cursor.wanted = header.next_offset();
-                continue;
+            let left_out = if header.control { Some(true) } else { self.is_aborted(&batch, bound)? };
+            match left_out {
+                Some(false) => {}
+                Some(true) => {
+                    self.cursor.wanted = header.next_offset();
+                    continue;
+                }
+                None => continue,
             }
             self.read = (self.read.0 + 1, self.read.1 + header.size);
             let limit = self.cursor.log.config.load().max_decompressed_bytes as usize;
@@ -519,7 +537,7 @@ impl Cursor {
     /// Moves on to the segment behind, at the end of this one.
     fn next_segment(&mut self, bound: u64) -> Result<()> {
         let Some(place) = &self.place else { return Ok(()) };
-        // One list for both questions: of another, the ones between may be deleted.
+        // One list for both: what is deleted in between must not look like a hole.
         let segments = self.log.segments.load_full();
         if !self.is_among(&segments) {
             self.find_anew();

@@ -153,6 +153,14 @@ impl Log {
         failed.map(|()| removed)
     }
 
+    /// All segments that a reader may still hold.
+    pub(super) fn all_segments(&self) -> Vec<Arc<Segment>> {
+        let mut all = Vec::clone(&self.segments.load());
+        all.extend(self.removals.pending.lock().iter().cloned());
+        all.extend(self.removals.retired.lock().iter().map(|retired| Arc::clone(&retired.segment)));
+        all
+    }
+
     /// How many segments wait for the removal of their files.
     pub(super) fn retired_count(&self) -> usize {
         self.removals.retired.lock().len()

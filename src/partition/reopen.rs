@@ -33,6 +33,12 @@ impl Log {
     fn reopen_locked(&self, writer: &mut Writer) -> Result<()> {
         let end = self.log_end.load(Ordering::Acquire);
         let durable = self.marks.lock().now.durable;
+        let log_start = self.log_start.load(Ordering::Acquire);
+        if !writer.unretired.is_empty() && self.removals_unsaved(log_start) {
+            // The first segment may be among those that go: that it is missing must be no loss then.
+            self.surroundings.checkpoint()?;
+            self.note_saved_start(log_start);
+        }
         self.retire_rest(writer)?;
         self.remove_begun()?;
         let segments = self.segments.load_full();

@@ -199,11 +199,32 @@ impl Log {
         Ok(())
     }
 
+    /// What is known of producers by segments that are about to go must be known without them.
+    fn save_producers(&self) -> Result<()> {
+        {
+            let mut writer = self.writer.lock();
+            if writer.is_over() {
+                return Ok(());
+            }
+            self.note_snapshot(&mut writer);
+        }
+        match self.write_snapshots() {
+            // What goes makes room.
+            Err(Error::StorageFull { .. }) => Ok(()),
+            written => written,
+        }
+    }
+
     /// Takes the segments out of the log that lie below its start.
     fn drop_below_start(&self) -> Result<Expired> {
         // Who compacts, truncates or reopens has the segments for himself.
         let _upkeep = self.upkeep.lock();
+        // What an exchange made can only go once its files have their names.
+        self.finish_swap_held()?;
         let log_start = self.log_start.load(Ordering::Acquire);
+        if self.segments.load().get(1).is_some_and(|second| second.base_offset() <= log_start) {
+            self.save_producers()?;
+        }
         let gone: Vec<Arc<Segment>> = {
             let mut writer = self.writer.lock();
             if writer.is_over() {
@@ -218,15 +239,12 @@ impl Log {
             let is_gone = |segment: &Arc<Segment>| gone.iter().any(|gone| Arc::ptr_eq(gone, segment));
             writer.unsynced.retain(|(segment, _)| !is_gone(segment));
             writer.unindexed.retain(|segment| !is_gone(segment));
-            self.note_snapshot(&mut writer);
             self.segments.store(Arc::new(kept.to_vec()));
             gone.to_vec()
         };
-        // What the segments that go say of producers is in no other. If it cannot be written, they may be forgotten.
-        // Older snapshots go with it.
-        let _ = self.write_snapshots();
         let bytes = gone.iter().map(|segment| segment.size()).sum();
         self.retire_deleted(&gone)?;
+        self.tidy_snapshots()?;
         self.counters.expired(gone.len() as u64, bytes);
         observe::expired(&self.id, log_start, gone.len() as u64, bytes);
         Ok(Expired { log_start, segments: gone.len(), bytes })

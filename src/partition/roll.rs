@@ -109,12 +109,7 @@ impl Log {
         segments.push(Arc::clone(writer.active.segment()));
         self.segments.store(Arc::new(segments));
         writer.rolled = true;
-        if !writer.producers.is_empty() {
-            if writer.unsaved_snapshots.len() >= UNSAVED_SNAPSHOTS_MAX {
-                writer.unsaved_snapshots.remove(0);
-            }
-            writer.unsaved_snapshots.push((base, writer.producers.snapshot()));
-        }
+        writer.take_snapshot(base);
         writer.unsynced.push((Arc::clone(&sealed), size));
         writer.unindexed.push(sealed);
         observe::segment_rolled(&self.id, base);
@@ -185,9 +180,8 @@ impl Log {
     /// Takes note of what is known of producers at the end, to be written.
     pub(super) fn note_snapshot(&self, writer: &mut Writer) {
         let end = writer.next_offset;
-        if !writer.producers.is_empty() && !self.snapshots.has(end) {
-            let snapshot = writer.producers.snapshot();
-            writer.unsaved_snapshots.push((end, snapshot));
+        if !self.snapshots.has(end) {
+            writer.take_snapshot(end);
         }
     }
 
@@ -196,20 +190,30 @@ impl Log {
         let unsaved = std::mem::take(&mut self.writer.lock().unsaved_snapshots);
         let (fs, directory) = (self.fs(), self.directory());
         let mut unsaved = unsaved.into_iter();
-        let written = unsaved.try_for_each(|(offset, snapshot)| {
+        while let Some((offset, snapshot)) = unsaved.next() {
             // The log may have been cut to before it since.
             if offset > self.writer.lock().next_offset {
-                return Ok(());
+                continue;
             }
-            self.snapshots.write(fs, directory, offset, &snapshot)
-        });
-        if let Err(error) = written {
-            // Those not tried yet are tried again; for the one that failed there will be a newer one.
-            self.writer.lock().unsaved_snapshots.extend(unsaved);
-            return Err(error);
+            if let Err(error) = self.snapshots.write(fs, directory, offset, &snapshot) {
+                // Tried again, before what came meanwhile.
+                let writer = &mut *self.writer.lock();
+                let newer = std::mem::take(&mut writer.unsaved_snapshots);
+                writer.unsaved_snapshots.push((offset, snapshot));
+                writer.unsaved_snapshots.extend(unsaved.chain(newer));
+                return Err(error);
+            }
         }
+        self.tidy_snapshots()
+    }
+
+    pub(super) fn tidy_snapshots(&self) -> Result<()> {
         let bases: Vec<u64> = self.segments.load().iter().map(|segment| segment.base_offset()).collect();
-        self.snapshots.tidy(fs, directory, self.log_start.load(Ordering::Acquire), &bases)
+        let log_start = self.log_start.load(Ordering::Acquire);
+        // From where the next opening would go on, and so what it would ask for; it drops what lies below the start.
+        let first = bases.iter().rev().find(|base| **base <= log_start).copied();
+        let durable = self.marks.lock().recoverable().durable.offset.max(first.unwrap_or(0));
+        self.snapshots.tidy(self.fs(), self.directory(), log_start, &bases, durable)
     }
 
     /// Writes the leader epochs to their file, if it does not have them.
@@ -239,6 +243,20 @@ impl Log {
             producers,
             clean: false,
         })
+    }
+}
+
+impl Writer {
+    /// What is known of producers now, for a snapshot at that offset.
+    fn take_snapshot(&mut self, offset: u64) {
+        self.unsaved_snapshots.retain(|(unsaved, _)| *unsaved != offset);
+        if self.producers.is_empty() {
+            return;
+        }
+        if self.unsaved_snapshots.len() >= UNSAVED_SNAPSHOTS_MAX {
+            self.unsaved_snapshots.remove(0);
+        }
+        self.unsaved_snapshots.push((offset, self.producers.snapshot()));
     }
 }
 

@@ -120,21 +120,24 @@ impl Snapshots {
 
     /// Removes those that nobody will ask for: below the last one that leads to the log start, and all but the last
     /// few that lie at no start of a segment. The one below the log start may be all there is of producers whose
-    /// records are deleted.
+    /// records are deleted. So may the newest that covers no more than `durable`: a power cut may leave it alone.
     pub(super) fn tidy(
         &self,
         fs: &dyn FileSystem,
         directory: &Path,
         log_start: u64,
         bases: &[u64],
+        durable: u64,
     ) -> Result<()> {
         let offsets: Vec<u64> = self.offsets.lock().keys().copied().collect();
-        let first = offsets.iter().copied().filter(|offset| *offset <= log_start).max().unwrap_or(0);
+        let newest = |end| offsets.iter().copied().filter(|offset| *offset <= end).max();
+        let needed = [newest(log_start), newest(durable)];
         let loose = offsets.iter().filter(|offset| bases.binary_search(offset).is_err()).count();
         let mut spare = loose.saturating_sub(LOOSE_SNAPSHOTS);
         for offset in offsets {
             let is_loose = bases.binary_search(&offset).is_err();
-            if offset < first || is_loose && spare > 0 && offset != first {
+            let obsolete = offset < log_start || is_loose && spare > 0;
+            if obsolete && !needed.contains(&Some(offset)) {
                 self.remove(fs, directory, offset)?;
             }
             spare = spare.saturating_sub(usize::from(is_loose));

@@ -4,7 +4,7 @@
 //! synced is synced before it is closed, so that no failure of a later write-back is lost with the descriptor.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -229,6 +229,23 @@ impl PooledFile {
         renamed.map_err(|error| Error::io("rename", &full_path(self.pool.fs(), &from), error))?;
         *self.name.write() = to;
         Ok(())
+    }
+
+    /// The name may soon be another file's. What is open can be read on; it is not opened again until it is
+    /// [found](Self::found_in).
+    pub(crate) fn lose(&self) {
+        let _ring = self.pool.ring.lock();
+        self.gone.store(true, Ordering::Release);
+    }
+
+    /// Takes note that the directory of a [lost](Self::lose) file was renamed.
+    pub(crate) fn found_in(&self, directory: &Path) {
+        let _ring = self.pool.ring.lock();
+        let mut name = self.name.write();
+        if let Some(moved) = name.file_name().map(|file| directory.join(file)) {
+            *name = moved;
+            self.gone.store(false, Ordering::Release);
+        }
     }
 
     /// Takes note that the file was renamed by somebody else, or that its name now stands for another file.

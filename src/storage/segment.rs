@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
@@ -39,7 +39,9 @@ pub struct Segment {
     indexes: Arc<ArcSwapOption<Indexes>>,
     loading: Mutex<()>,
     rebuilt: AtomicBool,
-    times_checked: AtomicBool,
+    /// Of a sealed segment; once known it is not looked up again.
+    max_timestamp: OnceLock<i64>,
+    first_timestamp: OnceLock<i64>,
     /// Whether the indexes in memory were rebuilt, and their files are still the old ones or missing.
     outdated_files: AtomicBool,
     /// The transactions aborted in it, loaded when first asked for.
@@ -138,7 +140,8 @@ impl Segment {
             indexes: Arc::default(),
             loading: Mutex::default(),
             rebuilt: AtomicBool::new(false),
-            times_checked: AtomicBool::new(false),
+            max_timestamp: OnceLock::new(),
+            first_timestamp: OnceLock::new(),
             outdated_files: AtomicBool::new(false),
             aborted: Mutex::default(),
             aborted_unsaved: AtomicBool::new(false),
@@ -154,11 +157,23 @@ impl Segment {
 
     /// The largest timestamp of its records, -1 if they have none.
     pub(crate) fn max_timestamp(&self) -> Result<i64> {
-        if !self.active && !self.times_checked.load(Ordering::Acquire) {
-            self.check_times()?;
-            self.times_checked.store(true, Ordering::Release);
+        if let Some(known) = self.max_timestamp.get() {
+            return Ok(*known);
         }
-        Ok(self.indexes()?.max_timestamp.load(Ordering::Acquire))
+        if !self.active {
+            self.check_times()?;
+        }
+        let largest = self.indexes()?.max_timestamp.load(Ordering::Acquire);
+        Ok(if self.active { largest } else { *self.max_timestamp.get_or_init(|| largest) })
+    }
+
+    /// The largest timestamp of its first batch, if it has one that can be read.
+    pub(crate) fn first_timestamp(&self) -> Option<i64> {
+        if let Some(known) = self.first_timestamp.get() {
+            return Some(*known);
+        }
+        let first = BatchReader::new(Arc::clone(&self.log), 0).peek(self.size()).ok().flatten()?;
+        Some(*self.first_timestamp.get_or_init(|| first.max_timestamp))
     }
 
     /// An offset up to which no record is later than `timestamp`, confirmed by the batch that ends there; or the
@@ -392,6 +407,14 @@ impl Segment {
         let base = self.base_offset();
         self.log.file().rename(staged_name(&self.directory, base, FileKind::Log, Stage::Deleted))?;
         retire_derived_files(self.log.file().pool().fs(), &self.directory, base)
+    }
+
+    /// Its directory is about to be renamed, and another partition may take the name.
+    pub(crate) fn lose(&self) {
+        // Whoever is reading what was aborted is done before.
+        let _held = self.aborted.lock();
+        self.retired.store(true, Ordering::Release);
+        self.log.file().lose();
     }
 
     /// Removes its files for good, once they are retired.

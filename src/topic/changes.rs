@@ -24,7 +24,7 @@ impl Shared {
         let _in_order = self.changing.lock();
         self.check_writable("create a topic in")?;
         // A deleted topic of that name must be out of the way.
-        self.finish_deleting_held()?;
+        self.finish_deleting_held(&[])?;
         let effective = config.or(&self.options.topic_defaults);
         let resolved = effective.resolve()?;
         check_directory_name(&name, effective.partition_count())?;
@@ -180,19 +180,18 @@ impl Shared {
             self.topics.write().insert(state.name.clone(), Arc::clone(state));
             return Err(error);
         }
-        for partition in state.open_partitions() {
-            partition.abandon();
-        }
-        self.finish_deleting_held()
+        let partitions = state.open_partitions();
+        partitions.iter().for_each(Partition::abandon);
+        self.finish_deleting_held(&partitions)
     }
 
     /// Goes on with deletions that failed halfway.
     pub(super) fn finish_deleting(&self) -> Result<()> {
         let _in_order = self.changing.lock();
-        self.finish_deleting_held()
+        self.finish_deleting_held(&[])
     }
 
-    fn finish_deleting_held(&self) -> Result<()> {
+    fn finish_deleting_held(&self, partitions: &[Partition]) -> Result<()> {
         let topics = self.deleting.lock().clone();
         if topics.is_empty() {
             return Ok(());
@@ -203,6 +202,8 @@ impl Shared {
                 let id = TopicPartition { topic: topic.name.clone(), partition: number };
                 self.positions.lock().forget(&id);
                 if let Some(doomed) = self.rename_away(&id)? {
+                    let readers = partitions.iter().filter(|partition| *partition.id() == id);
+                    readers.for_each(|partition| partition.moved_to(&doomed));
                     self.doomed.lock().push((doomed, due));
                 }
             }

@@ -5,8 +5,9 @@
 //! | `.lock` | Kafka's | held while the store is open |
 //! | `.kafka_cleanshutdown` | Kafka's | there while the store is closed in good order |
 //! | `recovery-point-offset-checkpoint`, `log-start-offset-checkpoint` | Kafka's | for a broker that takes over |
+//! | `replication-offset-checkpoint`, `cleaner-offset-checkpoint` | Kafka's | high watermarks; what is compacted |
 //! | `annals.manifest` | ours | topics: names, ids, partitions, settings |
-//! | `annals.checkpoint` | ours | recovery points with their positions |
+//! | `annals.checkpoint` | ours | all of these, and the positions of recovery points |
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -213,14 +214,15 @@ impl Store {
     ///
     /// 1. partitions are synced whose interval has passed;
     /// 2. segments go that retention or a raised log start no longer keeps;
-    /// 3. producers are forgotten that have not appended for `annals.producer.expiration.ms`;
-    /// 4. indexes, snapshots of producers and checkpoints are written where the log has moved on;
-    /// 5. files are removed of segments and topics that were deleted `file.delete.delay.ms` ago.
+    /// 3. the dirtiest partition is compacted for which that is due;
+    /// 4. producers are forgotten that have not appended for `annals.producer.expiration.ms`;
+    /// 5. indexes, snapshots of producers and checkpoints are written where the log has moved on;
+    /// 6. files are removed of segments and topics that were deleted `file.delete.delay.ms` ago.
     ///
     /// A wall clock that jumps ahead does not empty the store: if it moved more than 10 minutes further than
-    /// monotonic time since the last pass, nothing is deleted or forgotten for its age during one hour, and the
-    /// report of that pass has a warning. (A machine that slept looks the same.) The first pass has nothing to
-    /// compare with and is not guarded.
+    /// monotonic time since the last pass, nothing is deleted or forgotten for its age, and nothing compacted, during
+    /// one hour, and the report of that pass has a warning. (A machine that slept looks the same.) The first pass has
+    /// nothing to compare with and is not guarded.
     ///
     /// One pass runs at a time; a second call waits for the first. Partitions with damage are left alone, except that
     /// their intervals are kept.

@@ -399,13 +399,11 @@ fn legacy_limit(sources: &[Arc<Segment>], first_dirty: u64, config: &LogConfig) 
 impl Segment {
     fn compaction_age(&self) -> Result<SegmentAge> {
         let largest = self.max_timestamp()?;
-        let mut reader = BatchReader::new(Arc::clone(self.log()), 0);
-        let first = reader.peek(self.size()).ok().flatten();
         Ok(SegmentAge {
             base_offset: self.base_offset(),
             bytes: self.size(),
             largest_timestamp: if largest >= 0 { largest } else { self.append_time()? },
-            first_timestamp: first.map(|header| header.max_timestamp),
+            first_timestamp: self.first_timestamp(),
         })
     }
 

@@ -72,7 +72,11 @@ impl Log {
         self.finish_swap_held()
     }
 
-    fn finish_swap_held(&self) -> Result<()> {
+    pub(in crate::partition) fn finish_swap_held(&self) -> Result<()> {
+        if self.writer.lock().is_over() {
+            // The names may be another's by now.
+            return Ok(());
+        }
         self.remove_litter()?;
         let Some((old, new)) = self.unfinished.lock().swap.clone() else { return Ok(()) };
         self.retire(&old, false)?;
