@@ -1,5 +1,11 @@
 //! Compaction through the public API: what stays, what goes, when, and what a crash in the middle leaves.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests fail by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    unreachable_pub,
+    reason = "tests fail by panicking"
+)]
 
 #[path = "common/logs.rs"]
 mod logs;

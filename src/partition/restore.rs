@@ -57,7 +57,8 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    /// Snapshots of what is not there any more, or may not be, are removed; and what was aborted in the active segment is in memory.
+    /// Snapshots of what is not there any more, or may not be, are removed; and what was aborted in the active segment
+    /// is in memory.
     pub(super) fn finish_producers(&mut self, outcome: &Outcome) -> Result<()> {
         let directory = &self.from.directory;
         let fs = self.from.pool.fs();

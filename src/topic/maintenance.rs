@@ -27,6 +27,10 @@ const JUMP_MAX: Duration = Duration::from_secs(10 * 60);
 /// How long nothing is deleted for its age after such a jump: time for somebody to look.
 const HOLD: Duration = Duration::from_secs(60 * 60);
 
+/// How often the indexes and the snapshot of a partition are written whole, at most: Kafka's
+/// `log.flush.offset.checkpoint.interval.ms`. A roll, or many bytes, writes them at once.
+const WRITE_DOWN_INTERVAL: Duration = Duration::from_secs(60);
+
 /// What a pass of [`Store::maintain`](crate::Store::maintain) did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -75,8 +79,8 @@ pub(super) struct Maintenance {
 #[derive(Debug, Default)]
 struct Memory {
     guard: ClockGuard,
-    /// The recovery points up to which the small files of each partition were written.
-    persisted: HashMap<TopicPartition, u64>,
+    /// Up to which recovery point the small files of each partition were written, and when.
+    persisted: HashMap<TopicPartition, (u64, Duration)>,
     published: Published,
 }
 
@@ -125,7 +129,7 @@ impl Shared {
         expire_producers(&open, &mut pass);
         // Removed first: on a full disk that is the room for the rest.
         self.remove_due(&open, &mut pass);
-        self.write_down(&open, &mut memory.persisted, &mut pass);
+        self.write_down(&open, &mut memory, &mut pass);
         self.publish_figures(&mut memory.published);
         let Pass { report, failed, .. } = pass;
         self.maintenance.note(Some(&report), failed.as_ref().map(Error::to_string));
@@ -198,17 +202,23 @@ impl Shared {
     }
 
     /// Writes indexes, snapshots and checkpoints where the log moved on, so that opening after a crash is quick.
-    fn write_down(&self, open: &[Partition], persisted: &mut HashMap<TopicPartition, u64>, pass: &mut Pass) {
-        let mut now = HashMap::with_capacity(open.len());
+    fn write_down(&self, open: &[Partition], memory: &mut Memory, pass: &mut Pass) {
+        let mut written = HashMap::with_capacity(open.len());
+        let now = self.options.clock.monotonic();
         for partition in open {
             let (id, recovery_point) = (partition.id(), partition.recovery_point());
-            let before = persisted.get(id).copied();
-            if before == Some(recovery_point) || pass.note(partition.persist_indexes()).is_some() {
-                now.insert(id.clone(), recovery_point);
+            let before = memory.persisted.get(id).copied();
+            let rests = |(point, at): (u64, Duration)| {
+                point == recovery_point || now.saturating_sub(at) < WRITE_DOWN_INTERVAL
+            };
+            if let Some(before) = before.filter(|before| rests(*before)) {
+                written.insert(id.clone(), before);
+            } else if pass.note(partition.persist_indexes()).is_some() {
+                written.insert(id.clone(), (recovery_point, now));
             }
         }
         // Those of topics that are no more are forgotten with it.
-        *persisted = now;
+        memory.persisted = written;
         pass.note(self.write_positions_if_moved());
     }
 
