@@ -216,8 +216,9 @@ impl Store {
     /// 2. segments go that retention or a raised log start no longer keeps;
     /// 3. the dirtiest partition is compacted for which that is due;
     /// 4. producers are forgotten that have not appended for `annals.producer.expiration.ms`;
-    /// 5. indexes, snapshots of producers and checkpoints are written where the log has moved on;
-    /// 6. files are removed of segments and topics that were deleted `file.delete.delay.ms` ago.
+    /// 5. files are removed of segments and topics that were deleted `file.delete.delay.ms` ago;
+    /// 6. checkpoints are written where a log has moved on; its indexes and its snapshot of producers, too, once a
+    ///    minute.
     ///
     /// A wall clock that jumps ahead does not empty the store: if it moved more than 10 minutes further than
     /// monotonic time since the last pass, nothing is deleted or forgotten for its age, and nothing compacted, during
