@@ -49,7 +49,8 @@ impl Partition {
         self.log.writer.lock().leader_epoch
     }
 
-    /// Begins a new leader epoch at the log end: what is appended from now on is stamped with it.
+    /// Begins a new leader epoch at the log end: what is appended from now on is stamped with it. As in Kafka, one
+    /// in which nothing is appended is forgotten with the next opening.
     ///
     /// # Errors
     /// [`Error::LeaderFenced`] if it is below the one that is known. [`Error::Io`] and its kin if it cannot be written
