@@ -17,7 +17,7 @@ pub(super) const LEADER_EPOCHS: &str = "leader-epoch-checkpoint";
 const OFFSET_SPAN_MAX: u64 = i32::MAX as u64;
 
 /// How many snapshots of producers wait to be written while the disk takes none.
-const UNSAVED_SNAPSHOTS_MAX: usize = 4;
+pub(super) const UNSAVED_SNAPSHOTS_MAX: usize = 4;
 
 /// How much is appended between two checkpoints, and so how much a recovery has to read at most, in bytes.
 const CHECKPOINT_BYTES: u64 = 32 << 20;
