@@ -59,7 +59,7 @@ impl Log {
         self.segments.load().iter().try_for_each(|segment| segment.write_aborted())?;
         writer.next_offset = end;
         writer.unsynced.clear();
-        writer.unsaved_snapshots.clear();
+        writer.unsaved_snapshots.retain(|(offset, _)| *offset <= end);
         writer.created_synced = writer.created;
         self.epochs.lock().truncate_from_end(end);
         writer.noted_epoch = None;

@@ -9,6 +9,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::producers::Producers;
 use super::snapshots::{Stretch, replay};
 use super::{DurableMark, Log, Partition, Writer};
 use crate::error::{Error, Result};
@@ -314,7 +315,8 @@ impl Log {
             self.snapshots.remove_above(self.fs(), self.directory(), offset)?;
             sync_dir(self.fs(), self.directory())?;
             self.epochs.lock().truncate_from_end(offset);
-            (writer.noted_epoch, writer.unsaved_snapshots) = (None, Vec::new());
+            writer.noted_epoch = None;
+            writer.unsaved_snapshots.retain(|(covered, _)| *covered <= offset);
             self.rebuild_producers(writer, offset)?;
             self.write_epochs()
         });
@@ -337,7 +339,16 @@ impl Log {
         // From below the high watermark on: a transaction that is decided above it is not decided for readers.
         let below = end.min(self.high_watermark());
         let newest = self.snapshots.load_newest(self.fs(), self.directory(), below, now)?;
-        let (from, mut producers) = newest.unwrap_or_default();
+        // Of a segment that went while the disk was full, one in memory may be all there is.
+        let unsaved = writer.unsaved_snapshots.iter().filter(|(offset, _)| *offset <= below);
+        let (from, mut producers) = match (newest, unsaved.max_by_key(|(offset, _)| *offset)) {
+            (newest, Some((offset, snapshot)))
+                if newest.as_ref().is_none_or(|(written, _)| written < offset) =>
+            {
+                (*offset, Producers::load(snapshot, now))
+            }
+            (newest, _) => newest.unwrap_or_default(),
+        };
         let segments = self.segments.load_full();
         let stretches: Vec<Stretch> = segments.iter().map(|segment| segment.stretch()).collect();
         replay(&mut producers, &stretches, from, now, |_| {})?;

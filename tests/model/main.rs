@@ -283,3 +283,34 @@ fn a_truncation_takes_times_along() {
         ],
     );
 }
+
+/// Producers of a segment that went while the disk was full were forgotten when the partition healed.
+#[test]
+fn what_is_known_of_producers_stays_while_the_disk_is_full() {
+    let setup = Setup { segment_bytes: 444, retention_bytes: None, ..Setup::of(Level::Synced) };
+    let keyed = |tombstone, age| Draft { key: Some(0), tombstone, age };
+    let of = |producer, records| Step::Produce {
+        producer,
+        numbered: Numbered::Next,
+        transactional: false,
+        records,
+    };
+    let plain = Draft { key: None, tombstone: false, age: 0 };
+    replay(
+        setup,
+        &[
+            produce(&[0, 0]),
+            append(&[0, 0, 0]),
+            produce(&[0, 0]),
+            produce(&[0]),
+            Step::Roll,
+            of(0, vec![plain, keyed(false, 0), Draft { age: -70, ..plain }]),
+            Step::FillDisk { spare: 514 },
+            Step::Append { records: vec![keyed(false, 0)], synced: false },
+            of(1, vec![plain, keyed(true, 70), keyed(true, -70), keyed(false, 70)]),
+            Step::CloseAndOpen,
+            Step::DeleteRecords { part: 180 },
+            produce(&[0]),
+        ],
+    );
+}
