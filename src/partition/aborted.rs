@@ -6,8 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::producers::Producers;
-use super::snapshots::{Stretch, replay};
+use super::snapshots::Stretch;
 use super::{Log, Partition};
 use crate::error::{Error, Result};
 use crate::format::{AbortedTransaction, BatchHeader};
@@ -101,22 +100,12 @@ impl Log {
             // The snapshots there may be another topic's.
             return Err(Error::Closed { what: self.id.to_string() });
         }
-        let mut index = TransactionIndex::new();
         let (base, now) = (segment.base_offset(), self.clock.now());
-        let (from, mut producers) = self
-            .snapshots
-            .load_newest(self.fs(), self.directory(), base, now)?
-            .unwrap_or_else(|| (0, Producers::default()));
         let segments = self.segments.load_full();
         let until = segments.iter().take_while(|other| other.base_offset() < base);
         let mut stretches: Vec<Stretch> = until.map(|segment| segment.stretch()).collect();
         stretches.push(segment.stretch());
-        replay(&mut producers, &stretches, from, now, |aborted| {
-            if aborted.last_offset >= base {
-                // In the order of the log, so in that of the index.
-                let _ = index.append(aborted);
-            }
-        })?;
+        let index = self.snapshots.find_aborted(self.fs(), self.directory(), base, &stretches, now, base)?;
         segment.set_aborted(index.clone(), true);
         Ok(Arc::new(index))
     }

@@ -62,7 +62,6 @@ pub use time::TimestampOffset;
 
 use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::format::ProducerSnapshot;
 use crate::fs::{FileSystem, full_path};
 use crate::observe;
 use crate::storage::{ActiveSegment, FilePool, Segment};
@@ -182,8 +181,6 @@ struct Writer {
     /// The epoch that the epoch cache was last told, so that an append need not ask it.
     noted_epoch: Option<i32>,
     producers: Producers,
-    /// What was known of producers when a segment was begun, for a file that is not written yet.
-    unsaved_snapshots: Vec<(u64, ProducerSnapshot)>,
     appends: Appends,
 }
 
@@ -515,7 +512,6 @@ impl Writer {
             leader_epoch: epoch.unwrap_or(0),
             noted_epoch: epoch,
             producers,
-            unsaved_snapshots: Vec::new(),
             appends: Appends::default(),
         }
     }

@@ -31,7 +31,7 @@ use super::epochs::EpochCache;
 use super::producers::Producers;
 use super::removal::Removals;
 use super::restore::note_epoch;
-use super::roll::{LEADER_EPOCHS, UNSAVED_SNAPSHOTS_MAX};
+use super::roll::LEADER_EPOCHS;
 use super::snapshots::{Snapshots, note};
 use super::watermark::Watermarks;
 use super::{
@@ -39,7 +39,7 @@ use super::{
 };
 use crate::clock::Clock;
 use crate::error::{Error, FormatError, Result};
-use crate::format::{AbortedTransaction, BatchHeader, ProducerSnapshot};
+use crate::format::{AbortedTransaction, BatchHeader};
 use crate::fs::{EntryKind, full_path, remove_if_there, retry, sync_dir};
 use crate::observe;
 use crate::storage::file_name::{FileKind, Stage, file_name, parse_file_name};
@@ -163,8 +163,6 @@ pub(super) struct Recovery<'a> {
     pub(super) snapshots: Snapshots,
     /// Up to where snapshots are believed: beyond it they may speak of batches that a crash has taken.
     pub(super) believed: u64,
-    /// What was known of producers where the segments that were read begin.
-    passed: Vec<(u64, ProducerSnapshot)>,
     pub(super) producers: Producers,
     pub(super) epochs: EpochCache,
     pub(super) epochs_checksum: u32,
@@ -187,7 +185,6 @@ impl Unopened {
             deleted_to: None,
             snapshots: Snapshots::default(),
             believed: u64::MAX,
-            passed: Vec::new(),
             producers: Producers::default(),
             epochs: EpochCache::default(),
             epochs_checksum: 0,
@@ -197,11 +194,10 @@ impl Unopened {
         let outcome = recovery.recover()?;
         recovery.finish_producers(&outcome)?;
         recovery.announce();
-        let Recovery {
-            report, parts, snapshots, passed, producers, epochs, epochs_checksum, log_start, ..
-        } = recovery;
+        let Recovery { report, parts, snapshots, producers, epochs, epochs_checksum, log_start, .. } =
+            recovery;
         let unsaved = parts.iter().any(|part| part.aborted_unsaved) || epochs.to_save().is_some();
-        let known = Known { snapshots, passed, producers, epochs, epochs_checksum, log_start, unsaved };
+        let known = Known { snapshots, producers, epochs, epochs_checksum, log_start, unsaved };
         let partition = self.assemble(parts, outcome, report, known)?;
         if unsaved && !partition.log.pool.read_only() {
             // If there is no room, the old recovery point stands.
@@ -249,9 +245,7 @@ impl Unopened {
         segments.push(Arc::clone(active.segment()));
         let state = self.state(&report, outcome.unrepaired);
         let epoch = known.epochs.latest();
-        let mut writer = Writer::new(state, active, outcome.next_offset, created, epoch, producers);
-        writer.unsaved_snapshots = known.passed;
-        writer.unsaved_snapshots.retain(|(offset, _)| *offset <= outcome.next_offset);
+        let writer = Writer::new(state, active, outcome.next_offset, created, epoch, producers);
         let roll_seed = self.pool.fs().random();
         // What could not be written again may be lost yet; where there is damage, nothing is left to sync.
         let unsure = matches!(writer.state, State::Poisoned { .. });
@@ -347,7 +341,6 @@ impl Unopened {
 /// What is known besides the segments.
 struct Known {
     snapshots: Snapshots,
-    passed: Vec<(u64, ProducerSnapshot)>,
     producers: Producers,
     epochs: EpochCache,
     epochs_checksum: u32,
@@ -500,7 +493,8 @@ impl Recovery<'_> {
             return scanned;
         }
         self.drop_from(0);
-        (self.producers, self.passed) = (Producers::default(), Vec::new());
+        self.producers = Producers::default();
+        self.snapshots.forget_waiting();
         if !self.from.pool.read_only() {
             // One that stays only says again what is forgotten now.
             let _ = self.snapshots.remove_all(self.from.pool.fs(), &self.from.directory);
@@ -593,7 +587,8 @@ impl Recovery<'_> {
                     self.damage(next_offset.min(base), base, Some(index), 0, &detail);
                 }
                 expected = Some(base);
-                self.pass(base);
+                // For a snapshot where the segment begins.
+                self.snapshots.keep(base, &self.producers);
             }
             let scanned = self.scan_part(index, position, expected, recovery_point)?;
             next_offset = scanned.max(if index > at { base } else { 0 });
@@ -602,16 +597,6 @@ impl Recovery<'_> {
             }
         }
         Ok(next_offset)
-    }
-
-    /// Takes note of what is known of producers where a segment begins, for a snapshot there.
-    fn pass(&mut self, base: u64) {
-        if !self.producers.is_empty() {
-            if self.passed.len() >= UNSAVED_SNAPSHOTS_MAX {
-                self.passed.remove(0);
-            }
-            self.passed.push((base, self.producers.snapshot()));
-        }
     }
 
     /// Reads the batches of one log file. Returns the offset behind the last valid one.

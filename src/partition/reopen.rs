@@ -52,14 +52,13 @@ impl Log {
             log.cut(published)?;
             doubt::rewrite(self.directory(), log, from.min(published), published)?;
         }
-        self.snapshots.remove_above(self.fs(), self.directory(), end)?;
+        self.snapshots.cut(self.fs(), self.directory(), end)?;
         sync_dir(self.fs(), self.directory())?;
         self.begin_anew(writer, end)?;
         // What was aborted and is cut must not come back for what gets its offsets.
         self.segments.load().iter().try_for_each(|segment| segment.write_aborted())?;
         writer.next_offset = end;
         writer.unsynced.clear();
-        writer.unsaved_snapshots.retain(|(offset, _)| *offset <= end);
         writer.created_synced = writer.created;
         self.epochs.lock().truncate_from_end(end);
         writer.noted_epoch = None;

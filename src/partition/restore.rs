@@ -62,6 +62,7 @@ impl Recovery<'_> {
     pub(super) fn finish_producers(&mut self, outcome: &Outcome) -> Result<()> {
         let directory = &self.from.directory;
         let fs = self.from.pool.fs();
+        self.snapshots.forget_above(outcome.next_offset);
         if !self.from.pool.read_only() && outcome.unrepaired.is_none() {
             let removed =
                 self.snapshots.remove_above(fs, directory, outcome.next_offset.min(self.believed))?;
@@ -93,17 +94,10 @@ impl Recovery<'_> {
         let Some(last) = self.parts.last().filter(|last| last.aborted.is_none()) else { return Ok(()) };
         let base = last.log.base_offset();
         let (fs, directory) = (self.from.pool.fs(), &self.from.directory);
-        let newest = self.snapshots.load_newest(fs, directory, base.min(end).min(self.believed), self.now)?;
-        let (from, mut producers) = newest.unwrap_or_default();
         let stretch = |part: &Part| Stretch { log: Arc::clone(&part.log), end: part.kept };
         let stretches: Vec<Stretch> = self.parts.iter().map(stretch).collect();
-        let mut index = TransactionIndex::new();
-        replay(&mut producers, &stretches, from, self.now, |aborted| {
-            if aborted.last_offset >= base {
-                // Markers come in the order of their offsets.
-                let _ = index.append(aborted);
-            }
-        })?;
+        let end = base.min(end).min(self.believed);
+        let index = self.snapshots.find_aborted(fs, directory, end, &stretches, self.now, base)?;
         if let Some(last) = self.parts.last_mut() {
             (last.aborted, last.aborted_unsaved) = (Some(index), true);
         }

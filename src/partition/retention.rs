@@ -202,11 +202,11 @@ impl Log {
     /// What is known of producers by segments that are about to go must be known without them.
     fn save_producers(&self) -> Result<()> {
         {
-            let mut writer = self.writer.lock();
+            let writer = self.writer.lock();
             if writer.is_over() {
                 return Ok(());
             }
-            self.note_snapshot(&mut writer);
+            self.note_snapshot(&writer);
         }
         match self.write_snapshots() {
             // What goes makes room.

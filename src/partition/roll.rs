@@ -16,9 +16,6 @@ pub(super) const LEADER_EPOCHS: &str = "leader-epoch-checkpoint";
 /// The longest span of offsets in one segment; an index entry holds the difference in 31 bits.
 const OFFSET_SPAN_MAX: u64 = i32::MAX as u64;
 
-/// How many snapshots of producers wait to be written while the disk takes none.
-pub(super) const UNSAVED_SNAPSHOTS_MAX: usize = 4;
-
 /// How much is appended between two checkpoints, and so how much a recovery has to read at most, in bytes.
 const CHECKPOINT_BYTES: u64 = 32 << 20;
 
@@ -109,7 +106,7 @@ impl Log {
         segments.push(Arc::clone(writer.active.segment()));
         self.segments.store(Arc::new(segments));
         writer.rolled = true;
-        writer.take_snapshot(base);
+        self.snapshots.keep(base, &writer.producers);
         writer.unsynced.push((Arc::clone(&sealed), size));
         writer.unindexed.push(sealed);
         observe::segment_rolled(&self.id, base);
@@ -148,12 +145,12 @@ impl Log {
 
     fn persist_indexes_held(&self, closing: bool) -> Result<()> {
         let (unindexed, active) = {
-            let mut writer = self.writer.lock();
+            let writer = self.writer.lock();
             if !closing && writer.is_over() {
                 return Ok(());
             }
             self.marks.lock().begin_saving();
-            self.note_snapshot(&mut writer);
+            self.note_snapshot(&writer);
             (writer.unindexed.clone(), Arc::clone(writer.active.segment()))
         };
         for segment in unindexed {
@@ -178,32 +175,17 @@ impl Log {
     }
 
     /// Takes note of what is known of producers at the end, to be written.
-    pub(super) fn note_snapshot(&self, writer: &mut Writer) {
+    pub(super) fn note_snapshot(&self, writer: &Writer) {
         let end = writer.next_offset;
         if !self.snapshots.has(end) {
-            writer.take_snapshot(end);
+            self.snapshots.keep(end, &writer.producers);
         }
     }
 
-    /// Writes what was known of producers where segments begin, and at the end.
+    /// Writes what was known of producers where segments begin, and at the end. By the holder of `upkeep`, without
+    /// which the log is not cut.
     pub(super) fn write_snapshots(&self) -> Result<()> {
-        let unsaved = std::mem::take(&mut self.writer.lock().unsaved_snapshots);
-        let (fs, directory) = (self.fs(), self.directory());
-        let mut unsaved = unsaved.into_iter();
-        while let Some((offset, snapshot)) = unsaved.next() {
-            // The log may have been cut to before it since.
-            if offset > self.writer.lock().next_offset {
-                continue;
-            }
-            if let Err(error) = self.snapshots.write(fs, directory, offset, &snapshot) {
-                // Tried again, before what came meanwhile.
-                let writer = &mut *self.writer.lock();
-                let newer = std::mem::take(&mut writer.unsaved_snapshots);
-                writer.unsaved_snapshots.push((offset, snapshot));
-                writer.unsaved_snapshots.extend(unsaved.chain(newer));
-                return Err(error);
-            }
-        }
+        self.snapshots.write_waiting(self.fs(), self.directory())?;
         self.tidy_snapshots()
     }
 
@@ -243,20 +225,6 @@ impl Log {
             producers,
             clean: false,
         })
-    }
-}
-
-impl Writer {
-    /// What is known of producers now, for a snapshot at that offset.
-    fn take_snapshot(&mut self, offset: u64) {
-        self.unsaved_snapshots.retain(|(unsaved, _)| *unsaved != offset);
-        if self.producers.is_empty() {
-            return;
-        }
-        if self.unsaved_snapshots.len() >= UNSAVED_SNAPSHOTS_MAX {
-            self.unsaved_snapshots.remove(0);
-        }
-        self.unsaved_snapshots.push((offset, self.producers.snapshot()));
     }
 }
 

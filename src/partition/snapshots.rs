@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::format::{AbortedTransaction, ProducerSnapshot, RecordBatch};
 use crate::fs::{FileSystem, read_file, remove_if_there, replace_file};
 use crate::storage::file_name::{FileKind, file_name};
-use crate::storage::{BatchReader, LogFile, Unreadable, find_batch_after};
+use crate::storage::{BatchReader, LogFile, TransactionIndex, Unreadable, find_batch_after};
 
 /// Of ten million producers; a length beyond that is damage.
 const SNAPSHOT_BYTES_MAX: u64 = 512 << 20;
@@ -23,16 +23,62 @@ const SNAPSHOT_BYTES_MAX: u64 = 512 << 20;
 /// leaves of the log, so the one before is kept, too.
 const LOOSE_SNAPSHOTS: usize = 2;
 
-/// The snapshot files there are, by the offset that each covers.
+/// How many snapshots wait to be written while the disk takes none.
+const WAITING_MAX: usize = 4;
+
+/// The snapshot files there are, by the offset that each covers, and those that are to be.
 #[derive(Debug, Default)]
 pub(super) struct Snapshots {
     /// False for one that may be there, or may not: writing it failed, or it is damaged.
     offsets: Mutex<BTreeMap<u64, bool>>,
+    /// What was known at some offset, for a file that is not written yet. It is as good as one that is: of a segment
+    /// that went while the disk was full it may be all there is.
+    waiting: Mutex<Vec<(u64, ProducerSnapshot)>>,
 }
 
 impl Snapshots {
     pub(super) fn new(offsets: impl IntoIterator<Item = u64>) -> Self {
-        Snapshots { offsets: Mutex::new(offsets.into_iter().map(|offset| (offset, true)).collect()) }
+        let offsets = offsets.into_iter().map(|offset| (offset, true)).collect();
+        Snapshots { offsets: Mutex::new(offsets), waiting: Mutex::default() }
+    }
+
+    /// Takes note of what is known of producers at an offset, to be written.
+    pub(super) fn keep(&self, offset: u64, producers: &Producers) {
+        let mut waiting = self.waiting.lock();
+        waiting.retain(|(kept, _)| *kept != offset);
+        if producers.is_empty() {
+            return;
+        }
+        if waiting.len() >= WAITING_MAX {
+            waiting.remove(0);
+        }
+        waiting.push((offset, producers.snapshot()));
+    }
+
+    /// Writes what waits for it. The log must not be cut meanwhile.
+    pub(super) fn write_waiting(&self, fs: &dyn FileSystem, directory: &Path) -> Result<()> {
+        let mut waiting = std::mem::take(&mut *self.waiting.lock()).into_iter();
+        while let Some((offset, snapshot)) = waiting.next() {
+            if let Err(error) = self.write(fs, directory, offset, &snapshot) {
+                // Tried again, before what came meanwhile.
+                let mut held = self.waiting.lock();
+                let newer = std::mem::take(&mut *held);
+                held.push((offset, snapshot));
+                held.extend(waiting.chain(newer));
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets what waits to be written and covers more than `end`.
+    pub(super) fn forget_above(&self, end: u64) {
+        self.waiting.lock().retain(|(covered, _)| *covered <= end);
+    }
+
+    /// Forgets all that waits to be written.
+    pub(super) fn forget_waiting(&self) {
+        self.waiting.lock().clear();
     }
 
     /// Whether there is one for that offset.
@@ -49,8 +95,15 @@ impl Snapshots {
         end: u64,
         now: i64,
     ) -> Result<Option<(u64, Producers)>> {
+        let waiting = {
+            let waiting = self.waiting.lock();
+            let newest =
+                waiting.iter().filter(|(offset, _)| *offset <= end).max_by_key(|(offset, _)| *offset);
+            newest.map(|(offset, snapshot)| (*offset, Producers::load(snapshot, now)))
+        };
+        let newer = waiting.as_ref().map_or(0, |(offset, _)| *offset);
         let below: Vec<u64> = self.offsets.lock().range(..=end).rev().map(|(offset, _)| *offset).collect();
-        for offset in below {
+        for offset in below.into_iter().take_while(|offset| *offset >= newer) {
             let bytes = match read_file(fs, &name(directory, offset), SNAPSHOT_BYTES_MAX) {
                 Ok(bytes) => bytes,
                 Err(Error::TooLarge { .. }) => continue,
@@ -70,10 +123,46 @@ impl Snapshots {
             // As good as none: the next one for that offset takes its place.
             self.offsets.lock().insert(offset, false);
         }
-        Ok(None)
+        Ok(waiting)
     }
 
-    pub(super) fn write(
+    /// What is known of producers behind these stretches, from the newest snapshot that covers no more than `end` and
+    /// what lies behind it. Hands out what was aborted there.
+    pub(super) fn rebuild(
+        &self,
+        fs: &dyn FileSystem,
+        directory: &Path,
+        end: u64,
+        stretches: &[Stretch],
+        now: i64,
+        aborted: impl FnMut(AbortedTransaction),
+    ) -> Result<Producers> {
+        let (from, mut producers) = self.load_newest(fs, directory, end, now)?.unwrap_or_default();
+        replay(&mut producers, stretches, from, now, aborted)?;
+        Ok(producers)
+    }
+
+    /// The transactions aborted by markers from `base` on, from the newest snapshot that covers no more than `end`.
+    pub(super) fn find_aborted(
+        &self,
+        fs: &dyn FileSystem,
+        directory: &Path,
+        end: u64,
+        stretches: &[Stretch],
+        now: i64,
+        base: u64,
+    ) -> Result<TransactionIndex> {
+        let mut index = TransactionIndex::new();
+        self.rebuild(fs, directory, end, stretches, now, |aborted| {
+            if aborted.last_offset >= base {
+                // Markers come in the order of their offsets, so in that of the index.
+                let _ = index.append(aborted);
+            }
+        })?;
+        Ok(index)
+    }
+
+    fn write(
         &self,
         fs: &dyn FileSystem,
         directory: &Path,
@@ -94,7 +183,13 @@ impl Snapshots {
         Ok(())
     }
 
-    /// Removes those that cover more than the log holds. Returns whether there were any; then the caller syncs the
+    /// Removes and forgets those that cover more than the log holds, which is being cut.
+    pub(super) fn cut(&self, fs: &dyn FileSystem, directory: &Path, end: u64) -> Result<()> {
+        self.forget_above(end);
+        self.remove_above(fs, directory, end).map(drop)
+    }
+
+    /// Removes the files of those that cover more than that. Returns whether there were any; then the caller syncs the
     /// directory.
     pub(super) fn remove_above(&self, fs: &dyn FileSystem, directory: &Path, end: u64) -> Result<bool> {
         let above: Vec<u64> =
@@ -104,8 +199,9 @@ impl Snapshots {
         Ok(any)
     }
 
-    /// Removes all of them.
+    /// Removes all of them, and forgets those that were to be.
     pub(super) fn remove_all(&self, fs: &dyn FileSystem, directory: &Path) -> Result<()> {
+        self.forget_waiting();
         let all: Vec<u64> = self.offsets.lock().keys().rev().copied().collect();
         all.into_iter().try_for_each(|offset| self.remove(fs, directory, offset))
     }

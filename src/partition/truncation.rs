@@ -9,8 +9,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::producers::Producers;
-use super::snapshots::{Stretch, replay};
+use super::snapshots::Stretch;
 use super::{DurableMark, Log, Partition, Writer};
 use crate::error::{Error, Result};
 use crate::fs::sync_dir;
@@ -212,7 +211,7 @@ impl Log {
         segments.iter().for_each(|segment| segment.log().take_back(0));
         writer.unsynced.clear();
         writer.unindexed.clear();
-        writer.unsaved_snapshots.clear();
+        self.snapshots.forget_waiting();
         let interval = self.config.load().index_interval_bytes.into();
         let indexes = Some(Arc::new(Indexes::empty(first.base_offset())));
         let log = Arc::clone(first.log());
@@ -312,11 +311,10 @@ impl Log {
         let done = done.and_then(|()| {
             writer.next_offset = offset;
             self.log_end.store(offset, Ordering::SeqCst);
-            self.snapshots.remove_above(self.fs(), self.directory(), offset)?;
+            self.snapshots.cut(self.fs(), self.directory(), offset)?;
             sync_dir(self.fs(), self.directory())?;
             self.epochs.lock().truncate_from_end(offset);
             writer.noted_epoch = None;
-            writer.unsaved_snapshots.retain(|(covered, _)| *covered <= offset);
             self.rebuild_producers(writer, offset)?;
             self.write_epochs()
         });
@@ -338,20 +336,10 @@ impl Log {
         let now = self.clock.now();
         // From below the high watermark on: a transaction that is decided above it is not decided for readers.
         let below = end.min(self.high_watermark());
-        let newest = self.snapshots.load_newest(self.fs(), self.directory(), below, now)?;
-        // Of a segment that went while the disk was full, one in memory may be all there is.
-        let unsaved = writer.unsaved_snapshots.iter().filter(|(offset, _)| *offset <= below);
-        let (from, mut producers) = match (newest, unsaved.max_by_key(|(offset, _)| *offset)) {
-            (newest, Some((offset, snapshot)))
-                if newest.as_ref().is_none_or(|(written, _)| written < offset) =>
-            {
-                (*offset, Producers::load(snapshot, now))
-            }
-            (newest, _) => newest.unwrap_or_default(),
-        };
         let segments = self.segments.load_full();
         let stretches: Vec<Stretch> = segments.iter().map(|segment| segment.stretch()).collect();
-        replay(&mut producers, &stretches, from, now, |_| {})?;
+        let (fs, directory) = (self.fs(), self.directory());
+        let mut producers = self.snapshots.rebuild(fs, directory, below, &stretches, now, |_| {})?;
         producers.advance_high_watermark(self.high_watermark());
         writer.producers = producers;
         self.note_unstable(writer);
