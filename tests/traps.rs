@@ -18,15 +18,14 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use annals::format::{
-    BatchBuilder, BatchOptions, Compression, EndTransactionMarker, Frame, RECORD_BATCH_OVERHEAD,
-    TimestampType, decompress, encode_empty, stamp, verify,
+    BatchBuilder, BatchOptions, EndTransactionMarker, Frame, TimestampType, encode_empty, verify,
 };
 use annals::fs::Call;
 use annals::{
-    AppendOptions, Durability, Error, FetchOptions, FormatError, Isolation, Partition, Record, RecordBatch,
-    Store, StoredRecord, TopicConfig,
+    AppendOptions, Durability, Error, FetchOptions, Isolation, Partition, Record, Store, StoredRecord,
+    TopicConfig,
 };
-use logs::{Machine, NOW, append, file, records, values};
+use logs::{Machine, NOW, append, file, values};
 
 /// Tells the child of a test which directory it is about.
 const DIRECTORY: &str = "ANNALS_TRAPS_DIRECTORY";
@@ -499,6 +498,9 @@ fn records_stamped_by_the_log_have_the_time_of_their_batch() {
 #[cfg(all(feature = "gzip", feature = "lz4", feature = "snappy"))]
 #[test]
 fn oddities_of_old_writers_are_read() {
+    use annals::format::{Compression, RECORD_BATCH_OVERHEAD, decompress};
+    use annals::{FormatError, RecordBatch};
+
     let offsets = |bytes: &[u8]| -> Result<Vec<u64>, FormatError> {
         let records = RecordBatch::parse(bytes.to_vec().into())?.records(1 << 20)?;
         Ok(records.iter().map(|record| record.offset()).collect())
@@ -764,6 +766,9 @@ fn a_snapshot_at_the_log_end_is_used_and_kept() {
 #[cfg(feature = "gzip")]
 #[test]
 fn a_small_batch_that_unpacks_to_much_is_refused() {
+    use annals::FormatError;
+    use annals::format::{Compression, stamp};
+
     let batch = |len: usize| {
         let codec = Compression::Gzip.into();
         let mut builder = BatchBuilder::new(BatchOptions { codec, ..BatchOptions::default() });
@@ -776,7 +781,7 @@ fn a_small_batch_that_unpacks_to_much_is_refused() {
     let config = TopicConfig::new().max_message_bytes(2_000);
     let (_store, log) = machine.start(config.set("annals.max.decompressed.bytes", "100000").unwrap());
     log.append_encoded(&allowed, AppendOptions::new()).unwrap();
-    assert_eq!(records(&log, 0)[0].value().unwrap().len(), 90_000);
+    assert_eq!(logs::records(&log, 0)[0].value().unwrap().len(), 90_000);
     let refused = log.append_encoded(&bomb, AppendOptions::new()).unwrap_err();
     let limit = |error: &Error| {
         matches!(error, Error::InvalidBatch { source: FormatError::Limit { limit: 100_000, .. } })
