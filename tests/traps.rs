@@ -628,16 +628,19 @@ fn a_time_index_that_is_ahead_of_its_log_is_made_again() {
     let found = |log: &Partition, time| log.offset_for_timestamp(time).unwrap().map(|found| found.offset);
     assert_eq!(found(&log, NOW + 4), Some(4));
     assert_eq!(found(&log, NOW + 5), None);
-    // Offsets are given again, to earlier times than the index spoke of.
-    for value in 5..12 {
+    // Offsets are given again, and a late record gets one that the index places before all that is so late.
+    put(&log, 5, NOW + 20);
+    for value in 6..12 {
         put(&log, value, NOW + 1);
     }
-    put(&log, 12, NOW + 6);
+    put(&log, 12, NOW + 30);
     let check = |log: &Partition| {
-        let at: Vec<_> = (0..8).map(|time| found(log, NOW + time)).collect();
-        assert_eq!(at, [Some(0), Some(1), Some(2), Some(3), Some(4), Some(12), Some(12), None]);
+        for (time, offset) in [(0, 0), (4, 4), (5, 5), (8, 5), (9, 5), (15, 5), (20, 5), (21, 12), (30, 12)] {
+            assert_eq!(found(log, NOW + time), Some(offset), "at {time}");
+        }
+        assert_eq!(found(log, NOW + 31), None);
         let newest = log.offset_of_max_timestamp().unwrap().unwrap();
-        assert_eq!((newest.offset, newest.timestamp), (12, NOW + 6));
+        assert_eq!((newest.offset, newest.timestamp), (12, NOW + 30));
     };
     check(&log);
     drop(log);
