@@ -336,6 +336,192 @@ pub enum Error {
         count: u32,
     },
 
+    /// A member that its group does not know: it was away for too long, or has left (Kafka's `UNKNOWN_MEMBER_ID`).
+    /// It may join again.
+    #[error("group {group:?} does not know member {member_id:?}: it was silent for too long, or has left")]
+    UnknownMember {
+        /// The group.
+        group: String,
+        /// The member.
+        member_id: String,
+    },
+
+    /// A member of a generation of its group that is over (Kafka's `ILLEGAL_GENERATION`). It must join again; what it
+    /// was assigned may be another's.
+    #[error("group {group:?} is in generation {current}, member {member_id:?} speaks of {found}")]
+    IllegalGeneration {
+        /// The group.
+        group: String,
+        /// The member.
+        member_id: String,
+        /// The generation that it named.
+        found: i32,
+        /// The generation that the group is in.
+        current: i32,
+    },
+
+    /// The group shares out its partitions anew: the member must join again (Kafka's `REBALANCE_IN_PROGRESS`).
+    #[error("group {group:?} is rebalancing")]
+    RebalanceInProgress {
+        /// The group.
+        group: String,
+    },
+
+    /// A static member whose place another one with the same instance id has taken (Kafka's `FENCED_INSTANCE_ID`).
+    #[error("another consumer has taken the place of instance {instance_id:?} in group {group:?}")]
+    FencedInstance {
+        /// The group.
+        group: String,
+        /// The instance id (`group.instance.id`).
+        instance_id: String,
+    },
+
+    /// The group wants a newcomer to come again with the id that it was given (Kafka's `MEMBER_ID_REQUIRED`).
+    #[error("group {group:?} wants member {member_id:?} to join with that id")]
+    MemberIdRequired {
+        /// The group.
+        group: String,
+        /// The id to join with.
+        member_id: String,
+    },
+
+    /// A member whose protocol no other member of the group has (Kafka's `INCONSISTENT_GROUP_PROTOCOL`).
+    #[error("group {group:?} cannot take the member: {reason}")]
+    InconsistentProtocol {
+        /// The group.
+        group: String,
+        /// What does not fit.
+        reason: String,
+    },
+
+    /// No such group (Kafka's `GROUP_ID_NOT_FOUND`).
+    #[error("there is no group {group:?}")]
+    UnknownGroup {
+        /// The group.
+        group: String,
+    },
+
+    /// The group has members, so it cannot be deleted or reset (Kafka's `NON_EMPTY_GROUP`).
+    #[error("group {group:?} has members; they must leave first")]
+    GroupNotEmpty {
+        /// The group.
+        group: String,
+    },
+
+    /// A member of the group subscribes to the topic, so its offsets stay (Kafka's `GROUP_SUBSCRIBED_TO_TOPIC`).
+    #[error("group {group:?} is subscribed to topic {topic:?}; its offsets there cannot be deleted")]
+    GroupSubscribed {
+        /// The group.
+        group: String,
+        /// The topic.
+        topic: String,
+    },
+
+    /// A transaction that is neither committed nor aborted has offsets of the partition; ask again (Kafka's
+    /// `UNSTABLE_OFFSET_COMMIT`).
+    #[error("group {group:?} has offsets of {partition} in a transaction that is not ended")]
+    UnstableOffsets {
+        /// The group.
+        group: String,
+        /// The partition, as `topic-number`.
+        partition: String,
+    },
+
+    /// Nobody has said where to begin: nothing is committed, and `auto.offset.reset` is `none`.
+    #[error("no offset is committed for {partition}, and offset_reset is none: seek, or choose a reset")]
+    NoOffset {
+        /// The partition, as `topic-number`.
+        partition: String,
+    },
+
+    /// A transactional producer that a newer one with the same transactional id has replaced, or whose transaction
+    /// took longer than its timeout (Kafka's `PRODUCER_FENCED`). It must be closed.
+    #[error("a newer producer has replaced {transactional_id:?} in epoch {producer_epoch}; close this one")]
+    ProducerFenced {
+        /// The transactional id.
+        transactional_id: String,
+        /// The epoch of the producer that was refused.
+        producer_epoch: i16,
+    },
+
+    /// A transactional id with another producer id than the one offered (Kafka's `INVALID_PRODUCER_ID_MAPPING`).
+    #[error("transactional id {transactional_id:?} does not belong to producer {producer_id}")]
+    InvalidProducerIdMapping {
+        /// The transactional id.
+        transactional_id: String,
+        /// The producer id offered.
+        producer_id: i64,
+    },
+
+    /// The transaction before is still being ended; ask again (Kafka's `CONCURRENT_TRANSACTIONS`).
+    #[error("a transaction of {transactional_id:?} is still being ended")]
+    ConcurrentTransactions {
+        /// The transactional id.
+        transactional_id: String,
+    },
+
+    /// Something that the state of the transaction does not allow (Kafka's `INVALID_TXN_STATE`).
+    #[error("transactional id {transactional_id:?}: {reason}")]
+    TransactionState {
+        /// The transactional id.
+        transactional_id: String,
+        /// The rule it breaks.
+        reason: String,
+    },
+
+    /// Something of the transaction failed, so that it can only be aborted (Kafka's `TRANSACTION_ABORTABLE`).
+    #[error("the transaction of {transactional_id:?} must be aborted: {reason}")]
+    TransactionAborted {
+        /// The transactional id.
+        transactional_id: String,
+        /// What failed.
+        reason: String,
+    },
+
+    /// Too few replicas have what was appended (Kafka's `NOT_ENOUGH_REPLICAS_AFTER_APPEND`). It is in the log, and may
+    /// still be replicated.
+    #[error("{partition} has too few replicas for acks=all: {reason}")]
+    NotEnoughReplicas {
+        /// The partition, as `topic-number`.
+        partition: String,
+        /// How many are wanted, and what is known.
+        reason: String,
+    },
+
+    /// A record of a share group is not in the state in which this could be done to it (Kafka's
+    /// `INVALID_RECORD_STATE`): its lock ran out, or it was acknowledged already.
+    #[error("record {offset} of {partition}: {reason}")]
+    InvalidRecordState {
+        /// The partition, as `topic-number`.
+        partition: String,
+        /// The offset of the record.
+        offset: u64,
+        /// The rule it breaks.
+        reason: String,
+    },
+
+    /// It did not happen in time. It may happen yet.
+    #[error("{what} took longer than {} ms", waited.as_millis())]
+    Timeout {
+        /// What was waited for.
+        what: String,
+        /// How long.
+        waited: std::time::Duration,
+    },
+
+    /// Somebody asked the call to give up (Kafka's `WakeupException`).
+    #[error("woken up")]
+    Woken,
+
+    /// A call that does not fit what was called before.
+    #[error("cannot {action}: {reason}")]
+    InvalidState {
+        /// What was asked for.
+        action: &'static str,
+        /// What is in the way, and what to do.
+        reason: String,
+    },
+
     /// The store or the topic was closed or deleted while this handle was held.
     #[error("{what} is closed")]
     Closed {
@@ -356,6 +542,28 @@ impl Error {
     pub fn kafka_code(&self) -> Option<i16> {
         Some(match self {
             Error::OffsetOutOfRange { .. } => 1,
+            Error::Timeout { .. } => 7,
+            Error::TooLarge { setting: "offset.metadata.max.bytes", .. } => 12,
+            Error::NotEnoughReplicas { .. } => 20,
+            Error::IllegalGeneration { .. } => 22,
+            Error::InconsistentProtocol { .. } => 23,
+            Error::InvalidName { kind: "group", .. } => 24,
+            Error::UnknownMember { .. } => 25,
+            Error::InvalidConfig { key, .. } if key == "session.timeout.ms" => 26,
+            Error::RebalanceInProgress { .. } => 27,
+            Error::InvalidProducerIdMapping { .. } => 49,
+            Error::InvalidConfig { key, .. } if key == "transaction.timeout.ms" => 50,
+            Error::ConcurrentTransactions { .. } => 51,
+            Error::GroupNotEmpty { .. } => 68,
+            Error::UnknownGroup { .. } => 69,
+            Error::MemberIdRequired { .. } => 79,
+            Error::TooLarge { setting: "group.max.size", .. } => 81,
+            Error::FencedInstance { .. } => 82,
+            Error::GroupSubscribed { .. } => 86,
+            Error::UnstableOffsets { .. } => 88,
+            Error::ProducerFenced { .. } => 90,
+            Error::TransactionAborted { .. } => 120,
+            Error::InvalidRecordState { .. } => 121,
             Error::InvalidBatch { source: FormatError::Checksum { .. } } | Error::Corruption { .. } => 2,
             Error::UnknownTopic { .. } | Error::UnknownPartition { .. } => 3,
             Error::TooLarge { what: "a batch", setting: "max.message.bytes", .. } => 10,
@@ -369,7 +577,7 @@ impl Error {
             Error::Fenced { what: "coordinator epoch", .. } => 52,
             Error::LeaderFenced { .. } => 74,
             Error::Fenced { .. } => 47,
-            Error::InvalidTransactionState { .. } => 48,
+            Error::InvalidTransactionState { .. } | Error::TransactionState { .. } => 48,
             Error::StorageFull { .. }
             | Error::Io { .. }
             | Error::Poisoned { .. }
@@ -405,7 +613,14 @@ impl Error {
     /// ```
     pub fn is_retryable(&self) -> bool {
         match self {
-            Error::StorageFull { .. } | Error::TooManyOpenFiles { .. } | Error::Locked { .. } => true,
+            Error::StorageFull { .. }
+            | Error::TooManyOpenFiles { .. }
+            | Error::Locked { .. }
+            | Error::Timeout { .. }
+            | Error::RebalanceInProgress { .. }
+            | Error::ConcurrentTransactions { .. }
+            | Error::UnstableOffsets { .. }
+            | Error::NotEnoughReplicas { .. } => true,
             Error::Io { source, .. } => matches!(
                 source.kind(),
                 io::ErrorKind::Interrupted

@@ -46,11 +46,13 @@ pub mod docs;
 pub mod error;
 pub mod format;
 pub mod fs;
+pub mod group;
 mod observe;
 mod partition;
 mod storage;
 mod topic;
 mod types;
+mod wake;
 
 pub use error::{Error, FormatError, Result};
 pub use format::{Record, RecordBatch, StoredRecord};
@@ -67,3 +69,4 @@ pub use topic::{
     StoreOptions, StoreReport, StoreStats, Topic, TopicConfig, murmur2, partition_for_key,
 };
 pub use types::{OFFSET_MAX, TOPIC_NAME_BYTES_MAX, TopicName, TopicPartition, Uuid};
+pub use wake::{Replier, Reply};

@@ -7,9 +7,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules of `src/` and how high each stands. A module uses lower ones only; equals do not know each other.
-const LAYERS: [(&str, u32); 9] = [
+const LAYERS: [(&str, u32); 15] = [
     ("error", 0),
     ("types", 1),
+    ("wake", 1),
     ("clock", 1),
     ("observe", 5),
     ("fs", 10),
@@ -17,6 +18,11 @@ const LAYERS: [(&str, u32); 9] = [
     ("storage", 20),
     ("partition", 30),
     ("topic", 40),
+    ("group", 50),
+    ("transaction", 60),
+    ("share", 60),
+    ("producer", 70),
+    ("consumer", 80),
 ];
 
 /// rustfmt keeps code to 110; this holds for what it leaves alone, comments and texts.

@@ -14,6 +14,7 @@
 //! | `batch`, `builder` | a stored batch and its header, and how one is made |
 //! | `legacy` | messages of magic 0 and 1, which are read and never written |
 //! | `control` | transaction markers and other control records |
+//! | `consumer_protocol` | what the members of a group tell each other |
 //! | `index_entry`, `snapshot`, `checkpoint` | the entries and files beside a `.log` |
 
 mod batch;
@@ -22,6 +23,7 @@ mod checkpoint;
 mod checksum;
 pub mod codec;
 mod compression;
+pub mod consumer_protocol;
 mod control;
 mod index_entry;
 mod legacy;

@@ -1,11 +1,13 @@
 //! Waiting for data: readers sleep until an append, or whatever lets them read on, wakes them.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::Waker;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{Isolation, Log};
+use super::{Isolation, Log, Partition};
 use crate::error::{Error, Result};
 
 /// Those who wait for a position to move: the log end, the high watermark or the last stable offset.
@@ -17,17 +19,43 @@ use crate::error::{Error, Result};
 pub(super) struct Waiters {
     waiting: AtomicUsize,
     closed: AtomicBool,
-    lock: Mutex<()>,
+    listeners: Mutex<Listeners>,
     moved: Condvar,
+}
+
+/// Those who do not sleep here, but want to be told.
+#[derive(Debug, Default)]
+struct Listeners {
+    next: u64,
+    wakers: Vec<(u64, Waker)>,
+}
+
+/// Tells a waker of the next move of a partition, once, unless it is dropped before; made by
+/// [`Partition::listen`].
+#[derive(Debug)]
+pub(crate) struct Listening {
+    log: Arc<Log>,
+    key: u64,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        let mut listeners = self.log.waiters.listeners.lock();
+        let before = listeners.wakers.len();
+        listeners.wakers.retain(|(key, _)| *key != self.key);
+        self.log.waiters.waiting.fetch_sub(before - listeners.wakers.len(), Ordering::Relaxed);
+    }
 }
 
 impl Waiters {
     /// Wakes everybody, after the log end was stored.
     pub(super) fn wake(&self) {
         if self.waiting.load(Ordering::SeqCst) > 0 {
-            // Taken so that nobody is between its look at the log end and its sleep.
-            drop(self.lock.lock());
+            // Locked so that nobody is between its look at the log end and its sleep.
+            let told = std::mem::take(&mut self.listeners.lock().wakers);
+            self.waiting.fetch_sub(told.len(), Ordering::Relaxed);
             self.moved.notify_all();
+            told.into_iter().for_each(|(_, waker)| waker.wake());
         }
     }
 
@@ -35,6 +63,25 @@ impl Waiters {
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
         self.wake();
+    }
+}
+
+impl Partition {
+    /// Has the waker told once there may be something to read at `offset`, or the partition is closed; `None` if that
+    /// is so already. It may be told of moves that do not reach so far, and should look again.
+    pub(crate) fn listen(&self, offset: u64, isolation: Isolation, waker: &Waker) -> Option<Listening> {
+        let log = &self.log;
+        let waiters = &log.waiters;
+        let mut listeners = waiters.listeners.lock();
+        waiters.waiting.fetch_add(1, Ordering::SeqCst);
+        if log.bound(isolation) > offset || waiters.closed.load(Ordering::SeqCst) {
+            waiters.waiting.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        let key = listeners.next;
+        listeners.next += 1;
+        listeners.wakers.push((key, waker.clone()));
+        Some(Listening { log: Arc::clone(log), key })
     }
 }
 
@@ -46,7 +93,7 @@ impl Log {
         }
         let deadline = self.clock.monotonic().saturating_add(timeout);
         let waiters = &self.waiters;
-        let mut lock = waiters.lock.lock();
+        let mut lock = waiters.listeners.lock();
         waiters.waiting.fetch_add(1, Ordering::SeqCst);
         let result = loop {
             if there() {

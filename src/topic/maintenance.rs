@@ -127,6 +127,9 @@ impl Shared {
         self.expire(&open, &mut pass);
         self.compact_due(&open, &mut pass);
         expire_producers(&open, &mut pass);
+        for attendant in self.extensions.attendants() {
+            pass.note(attendant.attend());
+        }
         // Removed first: on a full disk that is the room for the rest.
         self.remove_due(&open, &mut pass);
         self.write_down(&open, &mut memory, &mut pass);

@@ -5,6 +5,7 @@ mod checkpoints;
 mod config;
 mod dir_name;
 mod framed;
+mod handle;
 mod loading;
 mod maintenance;
 mod manifest;
@@ -17,6 +18,7 @@ mod store;
 mod topic;
 
 pub use config::{ConfigEntry, TopicConfig};
+pub(crate) use handle::{Attendant, StoreHandle};
 pub use maintenance::{MaintenanceReport, MaintenanceStatus};
 pub use options::StoreOptions;
 pub use partitioner::{DefaultPartitioner, Partitioner, murmur2, partition_for_key};

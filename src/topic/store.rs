@@ -20,6 +20,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 
 use super::config::TopicConfig;
+use super::handle::Extensions;
 use super::maintenance::{Maintenance, MaintenanceReport, MaintenanceStatus};
 use super::manifest::ManifestTopic;
 use super::options::StoreOptions;
@@ -61,7 +62,7 @@ pub(super) const CLUSTER_METADATA: &str = "__cluster_metadata";
 ///
 /// A process that forks must not use the store in the child: the lock belongs to the parent alone.
 pub struct Store {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 /// What opening a store found besides what its partitions report.
@@ -95,6 +96,8 @@ pub(super) struct Shared {
     pub(super) report: Mutex<StoreReport>,
     pub(super) sink: Arc<Sink>,
     pub(super) maintenance: Maintenance,
+    /// What the layers above keep here.
+    pub(super) extensions: Extensions,
 }
 
 /// Lets partitions ask for a checkpoint without keeping the store alive.
@@ -151,6 +154,7 @@ impl Store {
             report: Mutex::default(),
             sink: Arc::default(),
             maintenance: Maintenance::default(),
+            extensions: Extensions::default(),
         });
         *shared.sink.0.lock() = Arc::downgrade(&shared);
         shared.load()?;
@@ -172,8 +176,7 @@ impl Store {
     /// [`Error::InvalidName`] for an illegal name, or one that collides with another topic's by Kafka's rule
     /// (`.` and `_` alike); [`Error::TopicExists`]; [`Error::InvalidConfig`]; otherwise as the system calls fail.
     pub fn create_topic(&self, name: impl AsRef<str>, config: TopicConfig) -> Result<Topic> {
-        let state = self.shared.create_topic(TopicName::new(name)?, config)?;
-        Ok(self.handle(state))
+        self.shared.create(name.as_ref(), config)
     }
 
     /// A topic by its name.
@@ -181,16 +184,12 @@ impl Store {
     /// # Errors
     /// [`Error::UnknownTopic`].
     pub fn topic(&self, name: impl AsRef<str>) -> Result<Topic> {
-        let name = name.as_ref();
-        let unknown = || Error::UnknownTopic { topic: name.chars().take(260).collect() };
-        let known = TopicName::new(name).map_err(|_| unknown())?;
-        let state = self.shared.topics.read().get(&known).cloned().ok_or_else(unknown)?;
-        Ok(self.handle(state))
+        self.shared.topic(name.as_ref())
     }
 
     /// All topics, ordered by name.
     pub fn topics(&self) -> Vec<Topic> {
-        self.shared.topics.read().values().map(|state| self.handle(Arc::clone(state))).collect()
+        self.shared.topics()
     }
 
     /// Deletes a topic with everything in it. It is gone at once; its files are removed by a
@@ -288,10 +287,6 @@ impl Store {
     pub fn close(self) -> Result<()> {
         self.shared.close()
     }
-
-    fn handle(&self, state: Arc<TopicState>) -> Topic {
-        Topic { state, store: Arc::downgrade(&self.shared) }
-    }
 }
 
 impl Drop for Store {
@@ -321,6 +316,30 @@ fn take_lock(fs: &dyn FileSystem) -> Result<Box<dyn Lock>> {
 }
 
 impl Shared {
+    pub(super) fn create(self: &Arc<Self>, name: &str, config: TopicConfig) -> Result<Topic> {
+        let state = self.create_topic(TopicName::new(name)?, config)?;
+        Ok(self.topic_handle(state))
+    }
+
+    pub(super) fn topic(self: &Arc<Self>, name: &str) -> Result<Topic> {
+        let unknown = || Error::UnknownTopic { topic: name.chars().take(260).collect() };
+        let known = TopicName::new(name).map_err(|_| unknown())?;
+        let state = self.topics.read().get(&known).cloned().ok_or_else(unknown)?;
+        Ok(self.topic_handle(state))
+    }
+
+    pub(super) fn topics(self: &Arc<Self>) -> Vec<Topic> {
+        self.topics.read().values().map(|state| self.topic_handle(Arc::clone(state))).collect()
+    }
+
+    fn topic_handle(self: &Arc<Self>, state: Arc<TopicState>) -> Topic {
+        Topic { state, store: Arc::downgrade(self) }
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
     pub(super) fn topic_defaults(&self) -> &TopicConfig {
         &self.options.topic_defaults
     }

@@ -1,0 +1,113 @@
+//! [`StoreHandle`]: what the layers above hold of a store, and what they keep with it.
+
+use std::any::{Any, TypeId};
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+
+use super::config::TopicConfig;
+use super::store::{Shared, Store};
+use super::topic::Topic;
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+
+/// A store, without keeping it open: every call fails with [`Error::Closed`] once it is closed.
+#[derive(Clone)]
+pub(crate) struct StoreHandle {
+    shared: Weak<Shared>,
+    clock: Arc<dyn Clock>,
+}
+
+/// Something of a layer above that is looked after with the store.
+pub(crate) trait Attendant: Send + Sync {
+    /// Does what is due; called by each pass of [`Store::maintain`].
+    fn attend(&self) -> Result<()>;
+}
+
+/// What layers above keep with a store, one of each type. The store knows none of these types.
+#[derive(Default)]
+pub(super) struct Extensions {
+    kept: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
+    attendants: Mutex<Vec<Weak<dyn Attendant>>>,
+}
+
+impl Extensions {
+    /// The attendants that are still there.
+    pub(super) fn attendants(&self) -> Vec<Arc<dyn Attendant>> {
+        let mut attendants = self.attendants.lock();
+        attendants.retain(|attendant| attendant.strong_count() > 0);
+        attendants.iter().filter_map(Weak::upgrade).collect()
+    }
+}
+
+impl Store {
+    /// What the layers above hold of it.
+    pub(crate) fn weak_handle(&self) -> StoreHandle {
+        let clock = Arc::clone(&self.shared.options.clock);
+        StoreHandle { shared: Arc::downgrade(&self.shared), clock }
+    }
+}
+
+impl StoreHandle {
+    fn shared(&self) -> Result<Arc<Shared>> {
+        let closed = || Error::Closed { what: "the store".into() };
+        self.shared.upgrade().filter(|shared| !shared.is_closed()).ok_or_else(closed)
+    }
+
+    /// Where the store gets its time from.
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    /// Chance.
+    pub(crate) fn random(&self) -> Result<u64> {
+        Ok(self.shared()?.fs.random())
+    }
+
+    /// As [`Store::topic`].
+    pub(crate) fn topic(&self, name: &str) -> Result<Topic> {
+        self.shared()?.topic(name)
+    }
+
+    /// As [`Store::topics`].
+    pub(crate) fn topics(&self) -> Result<Vec<Topic>> {
+        Ok(self.shared()?.topics())
+    }
+
+    /// The topic of that name, made if there is none.
+    pub(crate) fn topic_or_create(&self, name: &str, config: TopicConfig) -> Result<Topic> {
+        let shared = self.shared()?;
+        match shared.topic(name) {
+            Err(Error::UnknownTopic { .. }) => {}
+            known => return known,
+        }
+        match shared.create(name, config) {
+            // By somebody else, in between.
+            Err(Error::TopicExists { .. }) => shared.topic(name),
+            made => made,
+        }
+    }
+
+    /// What is kept with the store under this type, made the first time.
+    pub(crate) fn extension<T: Any + Send + Sync>(&self, make: impl FnOnce() -> T) -> Result<Arc<T>> {
+        let shared = self.shared()?;
+        let mut kept = shared.extensions.kept.lock();
+        let found = kept.entry(TypeId::of::<T>()).or_insert_with(|| Arc::new(make()));
+        let mistaken = |_| Error::InvalidState { action: "extend the store", reason: "types differ".into() };
+        Arc::clone(found).downcast::<T>().map_err(mistaken)
+    }
+
+    /// Has it looked after with each pass of maintenance, as long as somebody else keeps it.
+    pub(crate) fn attend(&self, attendant: Weak<dyn Attendant>) -> Result<()> {
+        self.shared()?.extensions.attendants.lock().push(attendant);
+        Ok(())
+    }
+}
+
+impl fmt::Debug for StoreHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoreHandle").finish_non_exhaustive()
+    }
+}
