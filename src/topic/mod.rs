@@ -21,7 +21,7 @@ pub use config::{ConfigEntry, TopicConfig};
 pub(crate) use handle::{Attendant, StoreHandle};
 pub use maintenance::{MaintenanceReport, MaintenanceStatus};
 pub use options::StoreOptions;
-pub use partitioner::{DefaultPartitioner, Partitioner, murmur2, partition_for_key};
+pub use partitioner::{DefaultPartitioner, Partitioner, RoundRobinPartitioner, murmur2, partition_for_key};
 pub use stats::StoreStats;
 pub use store::{Store, StoreReport};
 pub use topic::{Placed, Topic};
