@@ -17,6 +17,7 @@
 //! | `control` | transaction markers and other control records |
 //! | `consumer_protocol` | what the members of a group tell each other |
 //! | `java_hash` | where coordinators keep things |
+//! | `transaction_records` | what coordinators of transactions write down |
 //! | `index_entry`, `snapshot`, `checkpoint` | the entries and files beside a `.log` |
 
 mod batch;
@@ -34,6 +35,7 @@ mod message;
 mod record;
 mod record_set;
 mod snapshot;
+pub mod transaction_records;
 
 pub use batch::{
     BatchHeader, Frame, LOG_OVERHEAD, RECORD_BATCH_OVERHEAD, RecordBatch, TimestampType, decrement_sequence,
