@@ -16,7 +16,8 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use super::codec::{Reader, write_array, write_nullable_array, write_string};
+use super::codec::{Reader, write_nullable_array, write_string};
+use super::consumer_protocol::write_partitions;
 use crate::error::FormatError;
 use crate::types::{TopicName, TopicPartition};
 
@@ -182,20 +183,8 @@ impl TransactionValue {
         if self.state == Empty && self.partitions.is_empty() {
             return write_nullable_array(out, None, PARTITIONS);
         }
-        let ordered: Vec<&TopicPartition> = self.partitions.iter().collect();
-        let topics = ordered.chunk_by(|one, other| one.topic == other.topic);
-        write_array(out, topics.clone().count(), PARTITIONS)?;
-        for of_topic in topics {
-            let Some(first) = of_topic.first() else { continue };
-            write_string(out, first.topic.as_str(), PARTITIONS)?;
-            write_array(out, of_topic.len(), PARTITIONS)?;
-            for partition in of_topic {
-                let number = i32::try_from(partition.partition)
-                    .map_err(|_| no_partition(partition.partition.into()))?;
-                out.extend_from_slice(&number.to_be_bytes());
-            }
-        }
-        Ok(())
+        let partitions: Vec<TopicPartition> = self.partitions.iter().cloned().collect();
+        write_partitions(out, &partitions, PARTITIONS)
     }
 
     /// Reads the value of a record, of version 0 or 1. Partitions of a topic with a name that no topic can have are

@@ -2,10 +2,11 @@
 //! one.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::coordinator::{ProducerIdAndEpoch, TransactionCoordinator};
-use super::entry::{Known, Turn};
+use super::entry::{Entry, Known, Turn};
 use crate::error::{Error, Result};
 use crate::format::transaction_records::{TransactionState, TransactionValue};
 use crate::partition::OpenTransaction;
@@ -138,8 +139,8 @@ impl TransactionCoordinator {
         let mut looked = Vec::new();
         let Some(log) = self.state_log(false)? else { return Ok(looked) };
         for shard in &log.shards {
-            let entries = shard.all(&log, &self.store)?;
-            looked.extend(entries.iter().filter_map(|(id, entry)| entry.look(|known| look(id, known))));
+            let pick = |id: &Arc<str>, entry: &Arc<Entry>| entry.look(|known| look(id, known));
+            looked.extend(shard.pick(&log, &self.store, pick)?);
         }
         Ok(looked)
     }

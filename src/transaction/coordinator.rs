@@ -140,13 +140,17 @@ impl TransactionCoordinator {
     /// # Errors
     /// As the id cannot be written down.
     pub fn init_idempotent(&self) -> Result<ProducerIdAndEpoch> {
-        // The ids of the topic are known once it is read.
+        Ok(ProducerIdAndEpoch { id: self.new_producer_id()?, epoch: 0 })
+    }
+
+    fn new_producer_id(&self) -> Result<i64> {
         if let Some(log) = self.state_log(false)? {
             for shard in &log.shards {
-                shard.all(&log, &self.store)?;
+                // The ids in it are avoided once it is read. One that cannot be read keeps nobody from the others.
+                let _ = shard.pick(&log, &self.store, |_, _| None::<()>);
             }
         }
-        Ok(ProducerIdAndEpoch { id: self.store.producer_id()?, epoch: 0 })
+        self.store.producer_id()
     }
 
     /// The producer of a transactional id from now on (Kafka's `InitProducerId`): the one before, if there was one, is
@@ -164,6 +168,22 @@ impl TransactionCoordinator {
         held.begin_incarnation(Some(timeout_ms))
     }
 
+    /// A greater epoch for the producer that a transactional id has, after aborting what it has open: for one that does
+    /// not know what became of what it sent (Kafka's `InitProducerId` with the producer's own id and epoch). Unlike
+    /// [`init_producer`](Self::init_producer), it fences nobody else off.
+    ///
+    /// # Errors
+    /// As [`add_partitions`](Self::add_partitions), but that it waits for other calls.
+    pub fn bump_epoch(
+        &self,
+        transactional_id: &str,
+        producer: ProducerIdAndEpoch,
+    ) -> Result<ProducerIdAndEpoch> {
+        let mut held = self.hold(transactional_id, producer, Turn::Wait)?;
+        held.retire()?;
+        held.begin_incarnation(None)
+    }
+
     /// Adds partitions to the transaction of a producer, before anything of it is written to them; the first ones begin
     /// it (Kafka's `AddPartitionsToTxn`). They need not exist.
     ///
@@ -177,12 +197,12 @@ impl TransactionCoordinator {
         producer: ProducerIdAndEpoch,
         partitions: &[TopicPartition],
     ) -> Result<()> {
-        let mut held = self.hold(transactional_id, producer)?;
+        let mut held = self.hold(transactional_id, producer, Turn::Refuse)?;
         held.finish()?;
         let Some(known) = &held.known else { return Ok(()) };
         let value = &known.value;
         let ongoing = value.state == TransactionState::Ongoing;
-        if ongoing && partitions.iter().all(|partition| value.partitions.contains(partition)) {
+        if partitions.iter().all(|partition| value.partitions.contains(partition)) {
             return Ok(());
         }
         let mut next = known.clone();
@@ -232,7 +252,7 @@ impl TransactionCoordinator {
     /// decided otherwise.
     pub fn end(&self, transactional_id: &str, producer: ProducerIdAndEpoch, commit: bool) -> Result<()> {
         use TransactionState::{CompleteAbort, CompleteCommit, Ongoing, PrepareAbort, PrepareCommit};
-        let mut held = self.hold(transactional_id, producer)?;
+        let mut held = self.hold(transactional_id, producer, Turn::Refuse)?;
         match (held.state(), commit) {
             (Some(Ongoing), _) => {
                 held.decide(commit, producer.epoch)?;
@@ -253,10 +273,14 @@ impl TransactionCoordinator {
         let Some(log) = self.state_log(false)? else { return Ok(()) };
         let mut failed = Ok(());
         for shard in &log.shards {
-            match shard.all(&log, &self.store) {
+            let due = |id: &Arc<str>, entry: &Arc<Entry>| {
+                entry.look(|known| self.due(known)).filter(|due| *due)?;
+                Some((Arc::clone(id), Arc::clone(entry)))
+            };
+            match shard.pick(&log, &self.store, due) {
                 Ok(entries) => {
                     for (id, entry) in entries {
-                        failed = failed.and(self.look_after(&log, &id, &entry));
+                        failed = failed.and(self.look_after(&log, &id, entry));
                     }
                 }
                 Err(error) => failed = failed.and(Err(error)),
@@ -265,18 +289,14 @@ impl TransactionCoordinator {
         failed
     }
 
-    fn look_after(&self, log: &Arc<StateLog>, id: &str, entry: &Arc<Entry>) -> Result<()> {
-        if entry.look(|known| self.due(known)) != Some(true) {
-            return Ok(());
-        }
+    fn look_after(&self, log: &Arc<StateLog>, id: &str, entry: Arc<Entry>) -> Result<()> {
         let taken = match entry.take(id, Turn::Refuse, |_| Ok(())) {
             // Somebody is at it.
             Err(Error::ConcurrentTransactions { .. }) => return Ok(()),
             taken => taken?,
         };
         let Taken::Turn(known) = taken else { return Ok(()) };
-        let (log, entry) = (Arc::clone(log), Arc::clone(entry));
-        let mut held = Held { coordinator: self, log, id, entry, known };
+        let mut held = Held { coordinator: self, log: Arc::clone(log), id, entry, known };
         match &held.known {
             // It may have changed since.
             Some(known) if !self.due(known) => Ok(()),
@@ -324,7 +344,7 @@ impl TransactionCoordinator {
     }
 
     /// The turn with an id, for its producer alone.
-    fn hold<'a>(&'a self, id: &'a str, producer: ProducerIdAndEpoch) -> Result<Held<'a>> {
+    fn hold<'a>(&'a self, id: &'a str, producer: ProducerIdAndEpoch, turn: Turn) -> Result<Held<'a>> {
         let unknown =
             || Error::InvalidProducerIdMapping { transactional_id: id.to_owned(), producer_id: producer.id };
         let check = |value: Option<&TransactionValue>| match value {
@@ -335,7 +355,7 @@ impl TransactionCoordinator {
             Some(_) => Ok(()),
             None => Err(unknown()),
         };
-        self.hold_if(id, false, Turn::Refuse, check)?.ok_or_else(unknown)
+        self.hold_if(id, false, turn, check)?.ok_or_else(unknown)
     }
 
     /// The turn with an id, new or not, once it is free.
@@ -375,7 +395,7 @@ impl Held<'_> {
             Some(value) if value.producer_epoch < EPOCH_EXHAUSTED => {
                 ProducerIdAndEpoch { id: value.producer_id, epoch: value.producer_epoch.max(-1) + 1 }
             }
-            _ => ProducerIdAndEpoch { id: self.coordinator.store.producer_id()?, epoch: 0 },
+            _ => ProducerIdAndEpoch { id: self.coordinator.new_producer_id()?, epoch: 0 },
         };
         let now = Moment::now(self.coordinator.clock());
         let value = TransactionValue::new(next.id, next.epoch, timeout_ms);

@@ -93,8 +93,9 @@ impl Held<'_> {
                     marker.coordinator_epoch = current;
                     continue;
                 }
+                Ok(_) => {}
                 // Nothing of this epoch can be open there.
-                Ok(_) | Err(Error::Fenced { .. }) => {}
+                Err(Error::Fenced { .. }) => break,
                 // Deleted in between.
                 Err(Error::Closed { .. }) if self.find(partition)?.is_none() => break,
                 Err(error) => return Err(error),

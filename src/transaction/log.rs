@@ -108,10 +108,16 @@ impl Shard {
         })
     }
 
-    /// All entries, in no order.
-    pub(super) fn all(&self, log: &StateLog, store: &StoreHandle) -> Result<Vec<(Arc<str>, Arc<Entry>)>> {
-        let copy = |(id, entry): (&Arc<str>, &Arc<Entry>)| (Arc::clone(id), Arc::clone(entry));
-        self.with_entries(log, store, |entries| entries.iter().map(copy).collect())
+    /// What `pick` has for each id, in no order.
+    pub(super) fn pick<T>(
+        &self,
+        log: &StateLog,
+        store: &StoreHandle,
+        pick: impl Fn(&Arc<str>, &Arc<Entry>) -> Option<T>,
+    ) -> Result<Vec<T>> {
+        self.with_entries(log, store, |entries| {
+            entries.iter().filter_map(|(id, entry)| pick(id, entry)).collect()
+        })
     }
 
     /// Takes an entry out that is forgotten.
