@@ -52,6 +52,7 @@ mod partition;
 mod producer;
 mod storage;
 mod topic;
+pub mod transaction;
 mod types;
 mod wake;
 
@@ -74,5 +75,6 @@ pub use topic::{
     RoundRobinPartitioner, Store, StoreOptions, StoreReport, StoreStats, Topic, TopicConfig, murmur2,
     partition_for_key,
 };
+pub use transaction::{ProducerIdAndEpoch, TransactionCoordinator};
 pub use types::{OFFSET_MAX, TOPIC_NAME_BYTES_MAX, TopicName, TopicPartition, Uuid};
 pub use wake::{Replier, Reply};
