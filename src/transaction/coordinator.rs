@@ -317,7 +317,7 @@ impl TransactionCoordinator {
         }
     }
 
-    pub(super) fn groups(&self) -> Option<Arc<dyn GroupCoordinator>> {
+    pub(crate) fn groups(&self) -> Option<Arc<dyn GroupCoordinator>> {
         self.groups.read().clone()
     }
 
