@@ -219,8 +219,7 @@ impl Batch {
         }
         // Given back before anybody hears of it: who waits for a delivery may count on its memory.
         self.reservation = None;
-        self.result.decide(self.first + self.count, self.last, outcome);
-        if self.last {
+        if self.result.decide(self.first, self.first + self.count, self.last, outcome) {
             self.core.undone.remove(&self.result);
         }
     }

@@ -255,7 +255,7 @@ impl Transactions {
             self.open.store(false, Ordering::SeqCst);
             state.phase = Phase::Aborting;
         }
-        core.fail_waiting();
+        // The sender fails what waits.
         core.flush();
         if let Phase::Fatal(error) = &self.state.lock().phase {
             return Err(error.clone());
