@@ -58,7 +58,12 @@ fn a_failure_that_passes_costs_neither_order_nor_a_record_nor_a_duplicate() {
                 }
                 let what = format!("{durability:?} {call:?} {fault:?} {nth}");
                 for (place, delivery) in sent.iter().enumerate() {
-                    assert_eq!(delivery.try_get().unwrap().unwrap().offset, place as u64, "{what}");
+                    let offset = delivery.try_get().unwrap().map(|metadata| metadata.offset);
+                    assert_eq!(
+                        offset.unwrap_or_else(|error| panic!("{what}: {error}")),
+                        place as u64,
+                        "{what}"
+                    );
                 }
                 assert_eq!(contents(&log), numbers(0, 80), "{what}");
                 assert_eq!(producer.stats().records_failed, 0);

@@ -619,7 +619,8 @@ fn without_a_coordinator_of_groups_offsets_are_refused_and_the_transaction_abort
 /// Reads `input` from where the group is, writes what it makes of it, and commits both, until all is done.
 fn transform(store: &Store, offsets: &Arc<Offsets>) -> Result<()> {
     coordinator(store).set_groups(Arc::clone(offsets) as _);
-    let producer = store.producer(transactional().retries(1).max_block(Duration::ZERO))?;
+    let at_once = transactional().retries(1).retry_backoff(Duration::ZERO, Duration::ZERO);
+    let producer = store.producer(at_once.max_block(Duration::ZERO))?;
     let input = store.topic("input")?.partition(0)?;
     let mut next = position(offsets);
     while next < input.log_end() {

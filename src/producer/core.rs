@@ -221,7 +221,7 @@ impl Core {
             };
             attempts += 1;
             let wait = self.backoff(attempts);
-            if self.is_closing() || self.clock.monotonic().saturating_add(wait) > deadline {
+            if self.is_closing() || self.clock.monotonic().saturating_add(wait) >= deadline {
                 let what = format!("{what} (last: {error})");
                 return Err(Error::Timeout { what, waited: self.config.max_block });
             }

@@ -136,15 +136,17 @@ impl Sender {
                 Taken::Nothing => return,
                 Taken::Later(at) => return core.schedule.add_later(queue, at),
                 Taken::Expired(batch) => Err((batch, None)),
-                Taken::Due(mut batch) => match self.write(queue, &mut batch) {
-                    Ok((partition, unsettled)) => Ok((batch, partition, unsettled)),
-                    Err(error) => {
-                        if matches!(error, Error::Io { .. }) {
-                            batch.doubt = batch.stamp();
+                Taken::Due(mut batch) => {
+                    match self.write(queue, &mut batch, written.last().filter(|_| bytes > 0)) {
+                        Ok((partition, unsettled)) => Ok((batch, partition, unsettled)),
+                        Err(error) => {
+                            if matches!(error, Error::Io { .. }) {
+                                batch.doubt = batch.stamp();
+                            }
+                            Err((batch, Some(error)))
                         }
-                        Err((batch, Some(error)))
                     }
-                },
+                }
             };
             match taken {
                 Ok((batch, partition, unsettled)) => {
@@ -165,8 +167,14 @@ impl Sender {
         core.schedule.add_later(queue, Duration::ZERO);
     }
 
-    /// Writes a batch, if need be after finding or opening its log again.
-    fn write(&self, queue: &Arc<PartitionQueue>, batch: &mut Batch) -> Result<(Arc<Partition>, Unsettled)> {
+    /// Writes a batch behind another, if need be after finding or opening its log again; but not if that would cut
+    /// away the other one, which is not settled.
+    fn write(
+        &self,
+        queue: &Arc<PartitionQueue>,
+        batch: &mut Batch,
+        after: Option<&Written>,
+    ) -> Result<(Arc<Partition>, Unsettled)> {
         let core = &*self.core;
         batch.attempts += 1;
         if batch.attempts > 1 {
@@ -174,12 +182,12 @@ impl Sender {
         }
         self.add_to_transaction(std::iter::once(queue.id()))?;
         let topic = core.topic(queue.id().topic.as_str())?;
-        match self.write_to(queue, &topic, batch) {
-            Err(Error::Closed { .. }) => topic.look_up(core, queue)?,
-            Err(Error::Poisoned { .. }) => topic.partition(queue)?.reopen()?,
+        match self.write_to(queue, &topic, batch, after) {
+            Err(Error::Closed { .. }) if after.is_none() => topic.look_up(core, queue)?,
+            Err(Error::Poisoned { .. }) if after.is_none() => topic.partition(queue)?.reopen()?,
             result => return result,
         }
-        self.write_to(queue, &topic, batch)
+        self.write_to(queue, &topic, batch, after)
     }
 
     fn write_to(
@@ -187,11 +195,13 @@ impl Sender {
         queue: &PartitionQueue,
         topic: &ProducerTopic,
         batch: &mut Batch,
+        after: Option<&Written>,
     ) -> Result<(Arc<Partition>, Unsettled)> {
         let partition = topic.partition(queue)?;
         let stamp = self.stamp(queue, batch);
         let count = batch.count();
-        let unsettled = partition.write_built(batch.built(stamp)?, AppendOptions::new())?;
+        let after = after.map(|after| &after.unsettled);
+        let unsettled = partition.write_built(batch.built(stamp)?, AppendOptions::new(), after)?;
         if let Some(stamp) = stamp {
             queue.lane.lock().next_sequence = increment_sequence(stamp.base_sequence, count as i32);
         }
