@@ -3,7 +3,8 @@
 //!
 //! What must never happen is that the next opening misses what was cut: so the recovery point is lowered and
 //! written down before anything is touched. Segments go from the last to the first, each durably, so that a crash in
-//! the middle leaves a beginning of what was there. Readers see the log end go back before any byte does, and find
+//! the middle leaves a beginning of what was there. What was deleted has lost its names before: the log may come to
+//! begin below it. Readers see the log end go back before any byte does, and find
 //! their place again.
 
 use std::sync::Arc;
@@ -90,6 +91,7 @@ impl Log {
         let _no_sync = self.commit.hold();
         let mut writer = self.writer.lock();
         writer.check(&self.id)?;
+        self.retire_deleted(&[])?;
         if offset >= writer.next_offset {
             let mut epochs = self.epochs.lock();
             epochs.truncate_from_end(writer.next_offset);
@@ -126,6 +128,7 @@ impl Log {
         let _no_sync = self.commit.hold();
         let mut writer = self.writer.lock();
         writer.check(&self.id)?;
+        self.retire_deleted(&[])?;
         self.begin_at(&mut writer, offset, log_start)
     }
 

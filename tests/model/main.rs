@@ -314,3 +314,22 @@ fn what_is_known_of_producers_stays_while_the_disk_is_full() {
         ],
     );
 }
+
+/// Segments below the log start stayed at a clean opening, and came back once the log was begun below them.
+#[test]
+fn a_clean_opening_removes_what_lies_below_the_log_start() {
+    let setup = Setup { segment_bytes: 400, retention_bytes: None, ..Setup::of(Level::Synced) };
+    replay(
+        setup,
+        &[
+            append(&[0]),
+            append(&[0, 0, 0, 0]),
+            append(&[0]),
+            Step::FailSync { nth: 1 },
+            Step::DeleteRecords { part: 183 },
+            Step::CloseAndOpen,
+            Step::TruncateFully { part: 0, start: None },
+            Step::CutPower { seed: 24 },
+        ],
+    );
+}
