@@ -333,3 +333,24 @@ fn a_clean_opening_removes_what_lies_below_the_log_start() {
         ],
     );
 }
+
+/// What was acknowledged as deleted on a full disk was damage once a power cut had taken what was not synced of it.
+#[test]
+fn a_log_start_that_names_tell_survives_the_loss_of_what_was_not_synced() {
+    let setup = Setup { segment_bytes: 515, retention_bytes: None, ..Setup::of(Level::Interval) };
+    replay(
+        setup,
+        &[
+            append(&[0]),
+            append(&[0, 0, 0]),
+            append(&[0, 0, 0, 0]),
+            append(&[0, 0]),
+            Step::FillDisk { spare: 535 },
+            Step::FailSync { nth: 1 },
+            append(&[0]),
+            produce(&[0, 0]),
+            Step::DeleteRecords { part: 208 },
+            Step::CutPower { seed: 3 },
+        ],
+    );
+}
