@@ -733,9 +733,12 @@ impl Case {
             let (old, ends) = (self.model.start, [self.model.start, offset, anew]);
             let starts = self.model.saved_start.min(offset)..=old.max(anew);
             if empty && log.size() == 0 && ends.contains(&end) && starts.contains(&start) {
-                let ever = self.model.ever.clone();
+                let (ever, epochs) = (self.model.ever.clone(), self.model.epochs.clone());
                 self.model.begin_at(end);
                 (self.model.ever, self.model.start) = (ever, start);
+                if check_epochs(&log, &epochs).is_ok() {
+                    self.model.epochs = epochs;
+                }
                 return self.adopt_rest(before);
             }
         }

@@ -354,3 +354,21 @@ fn a_log_start_that_names_tell_survives_the_loss_of_what_was_not_synced() {
         ],
     );
 }
+
+/// As in Kafka, the last leader epoch outlasts the deletion of all its records; a truncation that a full disk kept
+/// from beginning changes nothing of that.
+#[test]
+fn a_truncation_that_never_began_leaves_the_epochs() {
+    let setup = Setup { segment_bytes: 944, retention_bytes: None, ..Setup::of(Level::Process) };
+    replay(
+        setup,
+        &[
+            Step::FillDisk { spare: 892 },
+            append(&[0]),
+            Step::Roll,
+            Step::DeleteRecords { part: 204 },
+            Step::TruncateFully { part: 0, start: None },
+            Step::ReopenPartition,
+        ],
+    );
+}
