@@ -965,3 +965,29 @@ fn what_was_deleted_goes_before_a_log_begins_below_it() {
     }
     drop(store);
 }
+
+/// What is destroyed below the log start is missed by nobody, and keeps no truncation from its work.
+#[test]
+fn a_truncation_passes_over_what_is_destroyed_below_the_log_start() {
+    for to in 3..8 {
+        let machine = Machine::new();
+        let (_store, log) = filled(&machine, small().segment_bytes(3_000).index_interval_bytes(4_000), 8);
+        let size = log.size() / 8;
+        log.delete_records(5).unwrap();
+        for at in 3..5 {
+            // The magic, so that not even the header is one.
+            assert!(machine.disk.flip(file(0, "log"), at * size + 16, 0x40));
+        }
+        assert!(log.truncate_to(to).unwrap());
+        let start = to.min(5);
+        assert_eq!((log.log_start(), log.log_end()), (start, to));
+        assert_eq!(append(&log, &[&other(to)]), to);
+        for machine in [machine.killed(), machine.cut_off()] {
+            let (_store, log) = machine.restart();
+            assert!(log.recovery_report().damage.is_empty(), "{:?}", log.recovery_report());
+            assert_eq!((log.log_start(), log.log_end()), (start, to + 1));
+            let whole: Vec<_> = expected(start..to).into_iter().chain([(to, other(to))]).collect();
+            assert_eq!(values(&log, start), whole);
+        }
+    }
+}

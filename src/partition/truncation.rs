@@ -15,7 +15,9 @@ use super::{DurableMark, Log, Partition, Writer};
 use crate::error::{Error, Result};
 use crate::fs::sync_dir;
 use crate::observe;
-use crate::storage::{ActiveSegment, Indexes, LogFile, Segment, TransactionIndex, remove_indexes};
+use crate::storage::{
+    ActiveSegment, Indexes, Segment, TransactionIndex, Unreadable, find_batch_before, remove_indexes,
+};
 
 impl Partition {
     /// Takes back everything from `offset` on; the next record gets that offset. A batch that holds it goes as a
@@ -104,7 +106,8 @@ impl Log {
             self.begin_at(&mut writer, offset, None)?;
             return Ok(Some(true));
         };
-        let (position, end) = position_of(target, offset, writer.end_of(target))?;
+        let (position, end) =
+            position_of(target, offset, writer.end_of(target), self.log_start.load(Ordering::Acquire))?;
         if end < offset && self.dense() {
             return Ok(None);
         }
@@ -350,13 +353,29 @@ impl Log {
     }
 }
 
-/// Where in a segment the batch begins that holds `offset`, and where the data before it ends.
-fn position_of(segment: &Arc<Segment>, offset: u64, size: u64) -> Result<(u64, u64)> {
+/// Where in a segment the batch begins that holds `offset`, and where the data before it ends. What is destroyed
+/// below the log start is passed over, or is where it ends.
+fn position_of(segment: &Arc<Segment>, offset: u64, size: u64, log_start: u64) -> Result<(u64, u64)> {
+    let log = segment.log();
     let mut reader = segment.reader_for(offset)?;
     let mut end = None;
     loop {
         let position = reader.position();
-        let peeked = reader.peek(size).map_err(|error| unreadable(segment.log(), position, offset, error))?;
+        let peeked = match reader.peek(size) {
+            Ok(peeked) => peeked,
+            Err(Unreadable::Failed(error)) => return Err(error),
+            Err(Unreadable::Damaged(error)) => {
+                let floor = end.unwrap_or(segment.base_offset()) + 1;
+                match find_batch_before(log, position, size, floor, log_start.min(offset))? {
+                    Some(behind) => {
+                        reader.seek(behind);
+                        continue;
+                    }
+                    None if offset <= log_start => None,
+                    None => return Err(log.corruption(position, offset, error)),
+                }
+            }
+        };
         match peeked {
             Some(header) if header.last_offset < offset => {
                 end = Some(header.next_offset());
@@ -369,13 +388,6 @@ fn position_of(segment: &Arc<Segment>, offset: u64, size: u64) -> Result<(u64, u
                 return Ok((position, end.unwrap_or(first)));
             }
         }
-    }
-}
-
-fn unreadable(log: &LogFile, position: u64, offset: u64, error: crate::storage::Unreadable) -> Error {
-    match error {
-        crate::storage::Unreadable::Damaged(error) => log.corruption(position, offset, error),
-        crate::storage::Unreadable::Failed(error) => error,
     }
 }
 

@@ -501,11 +501,7 @@ impl Case {
         let offset = place(part, self.model.start.saturating_sub(3), self.model.end + 2);
         let (end, first) = (self.model.end, self.model.segments.first().copied().unwrap_or(0));
         self.sparse |= offset < end;
-        let result = self.log().truncate_to(offset);
-        if matches!(result, Err(Error::Corruption { .. })) && self.model.debris {
-            return Ok(());
-        }
-        match self.settle(result, "a truncation")? {
+        match self.settle(self.log().truncate_to(offset), "a truncation")? {
             Some(done) => {
                 prop_assert_eq!(done, offset < end);
                 if offset < first {
@@ -581,9 +577,6 @@ impl Case {
         let active = self.model.segments.last().copied().unwrap_or(0);
         let end = log.last_stable_offset().min(active);
         let result = log.compact();
-        if matches!(result, Err(Error::Corruption { .. })) && self.model.debris {
-            return Ok(());
-        }
         if !self.setup.compact {
             prop_assert!(matches!(result, Err(Error::PolicyViolation { .. })), "{:?}", result);
             return Ok(());

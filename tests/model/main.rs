@@ -372,3 +372,32 @@ fn a_truncation_that_never_began_leaves_the_epochs() {
         ],
     );
 }
+
+/// What a power cut had destroyed below the log start kept compaction from its work.
+#[test]
+fn compaction_passes_over_what_is_destroyed_below_the_log_start() {
+    let setup =
+        Setup { compact: true, segment_bytes: 986, retention_bytes: None, ..Setup::of(Level::Process) };
+    let tombstone = Draft { key: None, tombstone: true, age: 0 };
+    replay(
+        setup,
+        &[
+            Step::CutPower { seed: 35 },
+            append(&[0, 0, 0, 0]),
+            end(),
+            Step::Produce {
+                producer: 0,
+                numbered: Numbered::Next,
+                transactional: false,
+                records: vec![tombstone],
+            },
+            append(&[0]),
+            append(&[0, 0, 0]),
+            Step::DeleteRecords { part: 140 },
+            Step::CutPower { seed: 3 },
+            append(&[0, 0, 0]),
+            produce(&[0, 0]),
+            Step::Maintain,
+        ],
+    );
+}
