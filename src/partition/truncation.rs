@@ -236,6 +236,9 @@ impl Log {
     /// Takes everything from the disk but the name of the first segment.
     fn empty_out(&self, writer: &mut Writer, first: &Segment) -> Result<()> {
         self.retire_rest(writer)?;
+        // They tell of what is cut, and could be taken for those of what comes next.
+        remove_indexes(self.fs(), self.directory(), first.base_offset())?;
+        sync_dir(self.fs(), self.directory())?;
         first.log().cut(0)?;
         first.log().file().sync()?;
         writer.active.segment().write_aborted()?;

@@ -618,9 +618,11 @@ impl Case {
     /// Checks what compaction left of the log below `end`, and goes on with that.
     fn adopt_compacted(&mut self, end: u64) -> Checked {
         let mut found = self.stored_batches()?.into_iter().peekable();
-        let mut kept = vec![];
         let first = self.log().segments().first().copied().unwrap_or(0);
-        for batch in self.model.batches.iter().filter(|batch| batch.base >= first) {
+        // Those below the first segment may come back as they were.
+        let (mut kept, stored): (Vec<_>, Vec<_>) =
+            self.model.batches.iter().cloned().partition(|batch| batch.base < first);
+        for batch in &stored {
             let there = found.peek().is_some_and(|found| found.base_offset() == batch.base);
             let there = if there { found.next() } else { None };
             let mut left = batch.clone();

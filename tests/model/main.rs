@@ -401,3 +401,45 @@ fn compaction_passes_over_what_is_destroyed_below_the_log_start() {
         ],
     );
 }
+
+/// Times of before were found in a log that was begun anew at the same offset, once it was closed and opened again.
+#[test]
+fn a_log_begun_anew_takes_times_along() {
+    let setup = Setup { segment_bytes: 698, retention_bytes: None, ..Setup::of(Level::Synced) };
+    replay(
+        setup,
+        &[
+            produce(&[0, 0]),
+            Step::Roll,
+            Step::TruncateFully { part: 0, start: None },
+            produce(&[10]),
+            Step::End { producer: 0, commit: false, ended: Ended::NewEpoch },
+            Step::CloseAndOpen,
+        ],
+    );
+}
+
+/// What a full disk kept from being deleted comes back as it was, though what lies behind it was compacted.
+#[test]
+fn what_was_not_deleted_after_all_comes_back() {
+    let setup =
+        Setup { compact: true, segment_bytes: 666, retention_bytes: None, ..Setup::of(Level::Interval) };
+    replay(
+        setup,
+        &[
+            append(&[0]),
+            append(&[0]),
+            append(&[0]),
+            produce(&[0, 0]),
+            append(&[0]),
+            append(&[0, 0]),
+            Step::FailSync { nth: 2 },
+            Step::FillDisk { spare: 131 },
+            append(&[0]),
+            Step::CloseAndOpen,
+            Step::DeleteRecords { part: 153 },
+            Step::Compact,
+            Step::CutPower { seed: 21 },
+        ],
+    );
+}
