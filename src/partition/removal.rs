@@ -34,10 +34,10 @@ struct Retired {
 }
 
 impl Removals {
-    pub(super) fn new(saved_start: u64) -> Self {
+    pub(super) fn new(saved_start: u64, pending: Vec<Arc<Segment>>) -> Self {
         Removals {
             retired: Mutex::default(),
-            pending: Mutex::default(),
+            pending: Mutex::new(pending),
             saved_start: AtomicU64::new(saved_start),
         }
     }

@@ -40,6 +40,7 @@ impl Log {
             self.note_saved_start(log_start);
         }
         self.retire_rest(writer)?;
+        self.retire_deleted(&[])?;
         self.remove_begun()?;
         let segments = self.segments.load_full();
         let after = segments.partition_point(|segment| segment.base_offset() <= durable.offset);

@@ -3,7 +3,8 @@
 //!
 //! What must never happen is that the next opening misses what was cut: so the recovery point is lowered and
 //! written down before anything is touched. Segments go from the last to the first, each durably, so that a crash in
-//! the middle leaves a beginning of what was there. Readers see the log end go back before any byte does, and find
+//! the middle leaves a beginning of what was there. What was deleted has lost its names before: the log may come to
+//! begin below it. Readers see the log end go back before any byte does, and find
 //! their place again.
 
 use std::sync::Arc;
@@ -14,7 +15,9 @@ use super::{DurableMark, Log, Partition, Writer};
 use crate::error::{Error, Result};
 use crate::fs::sync_dir;
 use crate::observe;
-use crate::storage::{ActiveSegment, Indexes, LogFile, Segment, TransactionIndex, remove_indexes};
+use crate::storage::{
+    ActiveSegment, Indexes, Segment, TransactionIndex, Unreadable, find_batch_before, remove_indexes,
+};
 
 impl Partition {
     /// Takes back everything from `offset` on; the next record gets that offset. A batch that holds it goes as a
@@ -90,6 +93,7 @@ impl Log {
         let _no_sync = self.commit.hold();
         let mut writer = self.writer.lock();
         writer.check(&self.id)?;
+        self.retire_deleted(&[])?;
         if offset >= writer.next_offset {
             let mut epochs = self.epochs.lock();
             epochs.truncate_from_end(writer.next_offset);
@@ -102,7 +106,8 @@ impl Log {
             self.begin_at(&mut writer, offset, None)?;
             return Ok(Some(true));
         };
-        let (position, end) = position_of(target, offset, writer.end_of(target))?;
+        let (position, end) =
+            position_of(target, offset, writer.end_of(target), self.log_start.load(Ordering::Acquire))?;
         if end < offset && self.dense() {
             return Ok(None);
         }
@@ -126,6 +131,7 @@ impl Log {
         let _no_sync = self.commit.hold();
         let mut writer = self.writer.lock();
         writer.check(&self.id)?;
+        self.retire_deleted(&[])?;
         self.begin_at(&mut writer, offset, log_start)
     }
 
@@ -230,6 +236,9 @@ impl Log {
     /// Takes everything from the disk but the name of the first segment.
     fn empty_out(&self, writer: &mut Writer, first: &Segment) -> Result<()> {
         self.retire_rest(writer)?;
+        // They tell of what is cut, and could be taken for those of what comes next.
+        remove_indexes(self.fs(), self.directory(), first.base_offset())?;
+        sync_dir(self.fs(), self.directory())?;
         first.log().cut(0)?;
         first.log().file().sync()?;
         writer.active.segment().write_aborted()?;
@@ -347,13 +356,29 @@ impl Log {
     }
 }
 
-/// Where in a segment the batch begins that holds `offset`, and where the data before it ends.
-fn position_of(segment: &Arc<Segment>, offset: u64, size: u64) -> Result<(u64, u64)> {
+/// Where in a segment the batch begins that holds `offset`, and where the data before it ends. What is destroyed
+/// below the log start is passed over, or is where it ends.
+fn position_of(segment: &Arc<Segment>, offset: u64, size: u64, log_start: u64) -> Result<(u64, u64)> {
+    let log = segment.log();
     let mut reader = segment.reader_for(offset)?;
     let mut end = None;
     loop {
         let position = reader.position();
-        let peeked = reader.peek(size).map_err(|error| unreadable(segment.log(), position, offset, error))?;
+        let peeked = match reader.peek(size) {
+            Ok(peeked) => peeked,
+            Err(Unreadable::Failed(error)) => return Err(error),
+            Err(Unreadable::Damaged(error)) => {
+                let floor = end.unwrap_or(segment.base_offset()) + 1;
+                match find_batch_before(log, position, size, floor, log_start.min(offset))? {
+                    Some(behind) => {
+                        reader.seek(behind);
+                        continue;
+                    }
+                    None if offset <= log_start => None,
+                    None => return Err(log.corruption(position, offset, error)),
+                }
+            }
+        };
         match peeked {
             Some(header) if header.last_offset < offset => {
                 end = Some(header.next_offset());
@@ -366,13 +391,6 @@ fn position_of(segment: &Arc<Segment>, offset: u64, size: u64) -> Result<(u64, u
                 return Ok((position, end.unwrap_or(first)));
             }
         }
-    }
-}
-
-fn unreadable(log: &LogFile, position: u64, offset: u64, error: crate::storage::Unreadable) -> Error {
-    match error {
-        crate::storage::Unreadable::Damaged(error) => log.corruption(position, offset, error),
-        crate::storage::Unreadable::Failed(error) => error,
     }
 }
 

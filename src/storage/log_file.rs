@@ -287,6 +287,21 @@ pub(crate) fn find_batch_after(
     search.every_byte_from(position + 1)
 }
 
+/// As [`find_batch_after`], if that batch begins no later than `wanted`: then all that is damaged lies below, and is
+/// missed by nobody.
+pub(crate) fn find_batch_before(
+    log: &Arc<LogFile>,
+    position: u64,
+    end: u64,
+    floor: u64,
+    wanted: u64,
+) -> Result<Option<u64>> {
+    let Some(found) = find_batch_after(log, position, end, floor)? else { return Ok(None) };
+    let header = BatchReader::new(Arc::clone(log), found).peek(end).ok().flatten();
+    let is_before = |header: &BatchHeader| header.base_offset_known() && header.base_offset <= wanted;
+    Ok(header.filter(is_before).map(|_| found))
+}
+
 /// The first batch at or after the start of a file that holds offsets from `floor` on.
 pub(crate) fn find_any_batch(log: &Arc<LogFile>, end: u64, floor: u64) -> Result<Option<u64>> {
     let mut search = Search { log, end, floor, budget: SEARCH_BYTES_MAX.max(2 * end), torn: None };
