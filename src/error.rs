@@ -444,6 +444,13 @@ pub enum Error {
         producer_epoch: i16,
     },
 
+    /// No such transactional id (Kafka's `TRANSACTIONAL_ID_NOT_FOUND`).
+    #[error("there is no transactional id {transactional_id:?}")]
+    UnknownTransactionalId {
+        /// The transactional id.
+        transactional_id: String,
+    },
+
     /// A transactional id with another producer id than the one offered (Kafka's `INVALID_PRODUCER_ID_MAPPING`).
     #[error("transactional id {transactional_id:?} does not belong to producer {producer_id}")]
     InvalidProducerIdMapping {
@@ -562,6 +569,7 @@ impl Error {
             Error::GroupSubscribed { .. } => 86,
             Error::UnstableOffsets { .. } => 88,
             Error::ProducerFenced { .. } => 90,
+            Error::UnknownTransactionalId { .. } => 105,
             Error::TransactionAborted { .. } => 120,
             Error::InvalidRecordState { .. } => 121,
             Error::InvalidBatch { source: FormatError::Checksum { .. } } | Error::Corruption { .. } => 2,

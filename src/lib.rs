@@ -51,6 +51,7 @@ mod observe;
 mod partition;
 mod storage;
 mod topic;
+pub mod transaction;
 mod types;
 mod wake;
 
@@ -68,5 +69,6 @@ pub use topic::{
     ConfigEntry, DefaultPartitioner, MaintenanceReport, MaintenanceStatus, Partitioner, Placed, Store,
     StoreOptions, StoreReport, StoreStats, Topic, TopicConfig, murmur2, partition_for_key,
 };
+pub use transaction::{ProducerIdAndEpoch, TransactionCoordinator};
 pub use types::{OFFSET_MAX, TOPIC_NAME_BYTES_MAX, TopicName, TopicPartition, Uuid};
 pub use wake::{Replier, Reply};

@@ -8,6 +8,7 @@
 //! | file | owns |
 //! | --- | --- |
 //! | `codec` | fixed integers and varints |
+//! | `message` | strings, bytes, arrays and tagged fields of messages |
 //! | `checksum` | which checksum guards what |
 //! | `compression` | Kafka's framing of gzip, snappy, lz4 and zstd |
 //! | `record`, `record_set` | one record, and all records of a batch |
@@ -15,6 +16,8 @@
 //! | `legacy` | messages of magic 0 and 1, which are read and never written |
 //! | `control` | transaction markers and other control records |
 //! | `consumer_protocol` | what the members of a group tell each other |
+//! | `java_hash` | where coordinators keep things |
+//! | `transaction_records` | what coordinators of transactions write down |
 //! | `index_entry`, `snapshot`, `checkpoint` | the entries and files beside a `.log` |
 
 mod batch;
@@ -26,10 +29,13 @@ mod compression;
 pub mod consumer_protocol;
 mod control;
 mod index_entry;
+mod java_hash;
 mod legacy;
+mod message;
 mod record;
 mod record_set;
 mod snapshot;
+pub mod transaction_records;
 
 pub use batch::{
     BatchHeader, Frame, LOG_OVERHEAD, RECORD_BATCH_OVERHEAD, RecordBatch, TimestampType, decrement_sequence,
@@ -41,6 +47,7 @@ pub use checksum::{crc32, crc32c};
 pub use compression::{Codec, Compression, compress, decompress};
 pub use control::{ControlType, EndTransactionMarker};
 pub use index_entry::{AbortedTransaction, OffsetIndexEntry, TimeIndexEntry};
+pub use java_hash::{coordinator_partition, java_hash};
 pub use record::{Header, Headers, Record, RecordView, StoredRecord};
 pub use record_set::{IntoRecords, RecordIter, RecordSet};
 pub use snapshot::{ProducerEntry, ProducerSnapshot};

@@ -66,6 +66,17 @@ impl StoreHandle {
         Ok(self.shared()?.fs.random())
     }
 
+    /// An id for a producer, which no other has been given or will be.
+    pub(crate) fn producer_id(&self) -> Result<i64> {
+        self.shared()?.producer_id()
+    }
+
+    /// Keeps a producer id, and those below it, from being given: somebody has it already.
+    pub(crate) fn avoid_producer_id(&self, id: i64) -> Result<()> {
+        self.shared()?.producer_ids.avoid(id);
+        Ok(())
+    }
+
     /// As [`Store::topic`].
     pub(crate) fn topic(&self, name: &str) -> Result<Topic> {
         self.shared()?.topic(name)

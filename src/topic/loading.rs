@@ -14,6 +14,7 @@ use super::dir_name::DirName;
 use super::manifest::{MANIFEST_FILE, Manifest, ManifestTopic};
 use super::partitioner::DefaultPartitioner;
 use super::positions::Positions;
+use super::producer_ids::PRODUCER_IDS_FILE;
 use super::store::{CLEAN_SHUTDOWN_MARKER, CLUSTER_METADATA, PARTITION_METADATA, Shared};
 use super::topic::{Slot, TopicState};
 use crate::error::{Error, FormatError, Result};
@@ -357,7 +358,7 @@ fn is_misspelt(stored: &Uuid, known: &Uuid) -> bool {
 
 /// Names in the root directory that belong there.
 fn is_known(name: &str) -> bool {
-    const KNOWN: [&str; 10] = [
+    const KNOWN: [&str; 11] = [
         ".lock",
         ".kafka_cleanshutdown",
         "meta.properties",
@@ -367,6 +368,7 @@ fn is_known(name: &str) -> bool {
         "cleaner-offset-checkpoint",
         "annals.manifest",
         "annals.checkpoint",
+        PRODUCER_IDS_FILE,
         "bootstrap.checkpoint",
     ];
     KNOWN.contains(&name.strip_suffix(".tmp").unwrap_or(name))

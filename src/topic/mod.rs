@@ -12,6 +12,7 @@ mod manifest;
 mod options;
 mod partitioner;
 mod positions;
+mod producer_ids;
 mod stats;
 mod store;
 #[expect(clippy::module_inception, reason = "the file is named after its type")]
