@@ -443,3 +443,29 @@ fn what_was_not_deleted_after_all_comes_back() {
         ],
     );
 }
+
+/// A truncation left bytes at the end of the log that a power cut had destroyed, for readers to stumble over.
+#[test]
+fn a_truncation_leaves_nothing_destroyed_at_the_end() {
+    let setup = Setup { segment_bytes: 767, retention_bytes: None, ..Setup::of(Level::Process) };
+    replay(
+        setup,
+        &[
+            produce(&[0]),
+            Step::Flush,
+            Step::CutPower { seed: 17 },
+            append(&[0]),
+            append(&[0, 0, 0, 0]),
+            append(&[0]),
+            Step::DeleteRecords { part: 224 },
+            append(&[0, 0]),
+            Step::CutPower { seed: 8 },
+            append(&[0, 0, 0, 0]),
+            append(&[0, 0]),
+            append(&[0]),
+            append(&[0]),
+            append(&[0, 0]),
+            Step::TruncateTo { part: 60 },
+        ],
+    );
+}
