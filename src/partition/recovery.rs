@@ -155,7 +155,7 @@ pub(super) struct Recovery<'a> {
     /// Log files whose doubtful ends were put back and synced, and up to where.
     pub(super) restored: Vec<(u64, u64)>,
     /// Log files that are no part of the log any more, and still to be removed.
-    dropped: Vec<Arc<LogFile>>,
+    pub(super) dropped: Vec<Part>,
     /// The first offset that can be read, as far as it was written down or the names of deleted files tell.
     pub(super) log_start: Option<u64>,
     /// Up to where the log was being deleted, by the names of files on their way out.
@@ -197,7 +197,7 @@ impl Unopened {
         let Recovery { report, parts, dropped, snapshots, producers, epochs, epochs_checksum, .. } = recovery;
         let log_start = recovery.log_start;
         let interval = self.config.index_interval_bytes.into();
-        let segment = |log| Arc::new(Segment::sealed(log, self.directory.clone(), interval));
+        let segment = |part: Part| Arc::new(Segment::sealed(part.log, self.directory.clone(), interval));
         let dropped = dropped.into_iter().map(segment).collect();
         let unsaved = parts.iter().any(|part| part.aborted_unsaved) || epochs.to_save().is_some();
         let known = Known { dropped, snapshots, producers, epochs, epochs_checksum, log_start, unsaved };
@@ -471,7 +471,7 @@ impl Recovery<'_> {
         let Some(log_start) = self.log_start else { return };
         let bases: Vec<u64> = self.parts.iter().map(|part| part.log.base_offset()).collect();
         let below = bases.iter().skip(1).take_while(|&&next| next <= log_start).count();
-        self.dropped.extend(self.parts.drain(..below).map(|part| part.log));
+        self.dropped.extend(self.parts.drain(..below));
     }
 
     /// The log begins later than was written down.
@@ -715,7 +715,7 @@ impl Recovery<'_> {
     fn drop_from(&mut self, index: usize) {
         for part in self.parts.drain(index..) {
             self.report.truncated_bytes += part.size;
-            self.dropped.push(part.log);
+            self.dropped.push(part);
         }
     }
 
@@ -747,7 +747,12 @@ impl Recovery<'_> {
             return Ok(());
         }
         let (fs, directory) = (self.from.pool.fs(), &self.from.directory);
-        while let Some(log) = self.dropped.first() {
+        // What is known of producers by them must be known without them; if there is no room, what goes makes it.
+        match self.snapshots.write_waiting(fs, directory) {
+            Err(error) if !matches!(error, Error::StorageFull { .. }) => return Err(error),
+            _ => {}
+        }
+        while let Some(Part { log, .. }) = self.dropped.first() {
             log.file().forsake();
             remove_derived_files(fs, directory, log.base_offset())?;
             remove_if_there(fs, &log.file().name())?;

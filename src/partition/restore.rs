@@ -47,12 +47,14 @@ impl Recovery<'_> {
         let newest = self.snapshots.load_newest(fs, directory, first.min(held), self.now)?;
         let (from, mut producers) = newest.unwrap_or_default();
         if from < first {
-            let mut stretches: Vec<Stretch> = Vec::with_capacity(at + 1);
-            for (index, part) in self.parts.iter().enumerate().take(at + 1) {
-                let end = if index < at { part.size } else { position };
-                stretches.push(Stretch { log: Arc::clone(&part.log), end });
-            }
+            let stretch = |part: &Part, end| Stretch { log: Arc::clone(&part.log), end };
+            let before = self.dropped.iter().chain(self.parts.iter().take(at));
+            let mut stretches: Vec<Stretch> = before.map(|part| stretch(part, part.size)).collect();
+            stretches.extend(self.parts.get(at).map(|part| stretch(part, position)));
             replay(&mut producers, &stretches, from, self.now, |_| {})?;
+        }
+        if !self.dropped.is_empty() {
+            self.snapshots.keep(first, &producers);
         }
         self.producers = producers;
         Ok(())
