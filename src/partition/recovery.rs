@@ -40,12 +40,12 @@ use super::{
 use crate::clock::Clock;
 use crate::error::{Error, FormatError, Result};
 use crate::format::{AbortedTransaction, BatchHeader};
-use crate::fs::{EntryKind, full_path, remove_if_there, retry, sync_dir};
+use crate::fs::{EntryKind, full_path, retry, sync_dir};
 use crate::observe;
 use crate::storage::file_name::{FileKind, Stage, file_name, parse_file_name};
 use crate::storage::{
     ActiveSegment, BatchReader, FilePool, Indexer, Indexes, LogFile, Segment, TransactionIndex, Unreadable,
-    find_any_batch, find_batch_after, remove_derived_files,
+    find_any_batch, find_batch_after, remove_files,
 };
 use crate::types::TopicPartition;
 
@@ -564,9 +564,7 @@ impl Recovery<'_> {
             // What a failed write left there, if a batch does end there.
             _ => {
                 let mut reader = BatchReader::new(Arc::clone(&part.log), 0);
-                while let Some(header) = reader.peek(position).ok().flatten() {
-                    reader.seek(reader.position() + header.size);
-                }
+                while let Ok(Some(_)) = reader.next_header(position) {}
                 reader.position() == position && position <= part.size
             }
         }
@@ -754,8 +752,7 @@ impl Recovery<'_> {
         }
         while let Some(Part { log, .. }) = self.dropped.first() {
             log.file().forsake();
-            remove_derived_files(fs, directory, log.base_offset())?;
-            remove_if_there(fs, &log.file().name())?;
+            remove_files(fs, directory, log.base_offset(), Stage::Final)?;
             self.report.finished.push(log.file().name());
             self.dropped.remove(0);
         }

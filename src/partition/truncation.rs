@@ -276,8 +276,7 @@ impl Log {
         self.recovery_point.store(start, Ordering::Release);
         if moves {
             // Before the old one goes: that it is missing is no loss then.
-            self.surroundings.checkpoint()?;
-            self.note_saved_start(start);
+            self.write_start()?;
         }
         self.retire_rest(writer)
     }
@@ -383,11 +382,8 @@ fn find_batch(segment: &Arc<Segment>, offset: u64, size: u64, log_start: u64) ->
     let mut end = None;
     loop {
         let position = reader.position();
-        match reader.peek(size) {
-            Ok(Some(header)) if header.last_offset < offset => {
-                end = Some(header.next_offset());
-                reader.seek(position + header.size);
-            }
+        match reader.next_header(size) {
+            Ok(Some(header)) if header.last_offset < offset => end = Some(header.next_offset()),
             Ok(_) if position == 0 => return Ok((0, base)),
             Ok(next) => {
                 // The index led right to it: the batch before is not known, but ends below it.
