@@ -156,7 +156,7 @@ impl Partition {
         with_scratch(|scratch| {
             let max_timestamp = encode(records, &config, now, options.producer, scratch)?;
             check_batch_size(scratch.len(), &config)?;
-            let append_time = (config.message_timestamp_type == TimestampType::LogAppendTime).then_some(now);
+            let append_time = config.append_time(now);
             let count = records.len() as u64;
             let producer = options.producer.map(|producer| producer.batch(count, max_timestamp));
             let batch = Prepared { bytes: scratch, count, max_timestamp, append_time, now, producer };
@@ -201,7 +201,7 @@ impl Partition {
         let fields =
             BatchOptions { default_timestamp: now, producer_id, producer_epoch, ..BatchOptions::default() };
         let mut bytes = marker.encode_batch(&fields).map_err(invalid)?;
-        let append_time = (config.message_timestamp_type == TimestampType::LogAppendTime).then_some(now);
+        let append_time = config.append_time(now);
         if append_time.is_some() {
             format::stamp_append_time(&mut bytes, now).map_err(invalid)?;
         }
@@ -464,6 +464,13 @@ fn stamp_time(
     Ok((largest, None))
 }
 
+impl LogConfig {
+    /// The time given to the records of an append, if the topic stamps them.
+    fn append_time(&self, now: i64) -> Option<i64> {
+        (self.message_timestamp_type == TimestampType::LogAppendTime).then_some(now)
+    }
+}
+
 impl Log {
     /// Numbers a batch, writes it, and settles it as durability asks. The only way into the log.
     fn write(&self, batch: Prepared<'_>, config: &LogConfig, options: AppendOptions) -> Result<Appended> {
@@ -505,11 +512,10 @@ impl Log {
     ) -> Result<Appended> {
         let end = batch.last_offset + 1;
         self.settle(config, Written { end, ..written }, 0, 0, durability)?;
-        let stamped = config.message_timestamp_type == TimestampType::LogAppendTime;
         Ok(Appended {
             base_offset: batch.base_offset(),
             last_offset: batch.last_offset,
-            append_time: stamped.then_some(batch.timestamp),
+            append_time: config.append_time(batch.timestamp),
             duplicate: true,
         })
     }

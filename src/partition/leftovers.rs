@@ -93,11 +93,8 @@ impl Recovery<'_> {
         let mut reader = BatchReader::new(Arc::clone(&log), 0);
         let mut end = base;
         loop {
-            match reader.peek(size) {
-                Ok(Some(header)) => {
-                    end = header.next_offset();
-                    reader.seek(reader.position() + header.size);
-                }
+            match reader.next_header(size) {
+                Ok(Some(header)) => end = header.next_offset(),
                 Ok(None) | Err(Unreadable::Damaged(_)) => {
                     let point = self.from.checkpoint.map_or(0, |checkpoint| checkpoint.recovery_point);
                     let torn = base <= point.max(self.log_start.unwrap_or(0)) && end >= point;

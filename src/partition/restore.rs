@@ -47,12 +47,14 @@ impl Recovery<'_> {
         let newest = self.snapshots.load_newest(fs, directory, first.min(held), self.now)?;
         let (from, mut producers) = newest.unwrap_or_default();
         if from < first {
-            let mut stretches: Vec<Stretch> = Vec::with_capacity(at + 1);
-            for (index, part) in self.parts.iter().enumerate().take(at + 1) {
-                let end = if index < at { part.size } else { position };
-                stretches.push(Stretch { log: Arc::clone(&part.log), end });
-            }
+            let stretch = |part: &Part, end| Stretch { log: Arc::clone(&part.log), end };
+            let before = self.dropped.iter().chain(self.parts.iter().take(at));
+            let mut stretches: Vec<Stretch> = before.map(|part| stretch(part, part.size)).collect();
+            stretches.extend(self.parts.get(at).map(|part| stretch(part, position)));
             replay(&mut producers, &stretches, from, self.now, |_| {})?;
+        }
+        if !self.dropped.is_empty() {
+            self.snapshots.keep(first, &producers);
         }
         self.producers = producers;
         Ok(())
@@ -157,13 +159,15 @@ impl Recovery<'_> {
         let mut found = 0;
         for part in around.into_iter().filter_map(|at| self.parts.get(at)) {
             let mut reader = BatchReader::new(Arc::clone(&part.log), 0);
-            while let Some(header) = reader.peek(part.size)?.filter(|header| header.last_offset < known_end) {
+            while let Some(header) = reader.next_header(part.size)? {
+                if header.last_offset >= known_end {
+                    break;
+                }
                 let first = header.base_offset.max(log_start);
                 if header.last_offset >= log_start && epochs.epoch_for(first) != header.leader_epoch {
                     return Ok(false);
                 }
                 found += usize::from(begun.binary_search(&header.base_offset).is_ok());
-                reader.seek(reader.position() + header.size);
             }
         }
         Ok(found == begun.len())
@@ -182,11 +186,8 @@ impl Recovery<'_> {
         for part in &self.parts {
             let mut reader = BatchReader::new(Arc::clone(&part.log), 0);
             loop {
-                match reader.peek(part.size) {
-                    Ok(Some(header)) => {
-                        note_epoch(&mut self.epochs, &header);
-                        reader.seek(reader.position() + header.size);
-                    }
+                match reader.next_header(part.size) {
+                    Ok(Some(header)) => note_epoch(&mut self.epochs, &header),
                     Ok(None) => break,
                     Err(Unreadable::Damaged(_)) => {
                         let (position, floor) = (reader.position(), part.log.base_offset());

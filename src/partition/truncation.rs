@@ -12,11 +12,12 @@ use std::sync::atomic::Ordering;
 
 use super::snapshots::Stretch;
 use super::{DurableMark, Log, Partition, Writer};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::fs::sync_dir;
 use crate::observe;
 use crate::storage::{
-    ActiveSegment, Indexes, Segment, TransactionIndex, Unreadable, find_batch_before, remove_indexes,
+    ActiveSegment, BatchReader, Indexes, Segment, TransactionIndex, Unreadable, find_batch_before,
+    remove_indexes,
 };
 
 impl Partition {
@@ -275,8 +276,7 @@ impl Log {
         self.recovery_point.store(start, Ordering::Release);
         if moves {
             // Before the old one goes: that it is missing is no loss then.
-            self.surroundings.checkpoint()?;
-            self.note_saved_start(start);
+            self.write_start()?;
         }
         self.retire_rest(writer)
     }
@@ -356,39 +356,48 @@ impl Log {
     }
 }
 
-/// Where in a segment the batch begins that holds `offset`, and where the data before it ends. What is destroyed
-/// below the log start is passed over, or is where it ends.
+/// Where in a segment is to be cut so that nothing from `offset` on is left, and where the data before that ends.
 fn position_of(segment: &Arc<Segment>, offset: u64, size: u64, log_start: u64) -> Result<(u64, u64)> {
-    let log = segment.log();
+    let (position, end) = find_batch(segment, offset, size, log_start)?;
+    if end > log_start {
+        return Ok((position, end));
+    }
+    // Nothing is left that can be read. Then the log must not end with what is destroyed.
+    let mut reader = BatchReader::new(Arc::clone(segment.log()), 0);
+    let mut end = segment.base_offset();
+    loop {
+        match reader.next(position) {
+            Ok(Some(batch)) => end = batch.next_offset(),
+            Ok(None) | Err(Unreadable::Damaged(_)) => return Ok((reader.position(), end)),
+            Err(Unreadable::Failed(error)) => return Err(error),
+        }
+    }
+}
+
+/// Where in a segment the batch begins that holds `offset`, and where the data before it ends. What is destroyed
+/// below the log start is passed over, or is where the data ends.
+fn find_batch(segment: &Arc<Segment>, offset: u64, size: u64, log_start: u64) -> Result<(u64, u64)> {
+    let (log, base) = (segment.log(), segment.base_offset());
     let mut reader = segment.reader_for(offset)?;
     let mut end = None;
     loop {
         let position = reader.position();
-        let peeked = match reader.peek(size) {
-            Ok(peeked) => peeked,
+        match reader.next_header(size) {
+            Ok(Some(header)) if header.last_offset < offset => end = Some(header.next_offset()),
+            Ok(_) if position == 0 => return Ok((0, base)),
+            Ok(next) => {
+                // The index led right to it: the batch before is not known, but ends below it.
+                let first = next.map_or(offset, |header| header.base_offset.min(offset));
+                return Ok((position, end.unwrap_or(first)));
+            }
             Err(Unreadable::Failed(error)) => return Err(error),
             Err(Unreadable::Damaged(error)) => {
-                let floor = end.unwrap_or(segment.base_offset()) + 1;
+                let floor = end.unwrap_or(base) + 1;
                 match find_batch_before(log, position, size, floor, log_start.min(offset))? {
-                    Some(behind) => {
-                        reader.seek(behind);
-                        continue;
-                    }
-                    None if offset <= log_start => None,
+                    Some(behind) => reader.seek(behind),
+                    None if offset <= log_start => return Ok((position, end.unwrap_or(base))),
                     None => return Err(log.corruption(position, offset, error)),
                 }
-            }
-        };
-        match peeked {
-            Some(header) if header.last_offset < offset => {
-                end = Some(header.next_offset());
-                reader.seek(position + header.size);
-            }
-            _ if position == 0 => return Ok((0, segment.base_offset())),
-            _ => {
-                // The index led right to it: the batch before is not known, but ends below it.
-                let first = peeked.map_or(offset, |header| header.base_offset.min(offset));
-                return Ok((position, end.unwrap_or(first)));
             }
         }
     }

@@ -181,6 +181,13 @@ impl BatchReader {
         Ok(Some(BatchHeader::parse(header)?))
     }
 
+    /// As [`peek`](Self::peek), and moves on behind the batch.
+    pub(crate) fn next_header(&mut self, end: u64) -> Result<Option<BatchHeader>, Unreadable> {
+        let header = self.peek(end)?;
+        self.position += header.as_ref().map_or(0, |header| header.size);
+        Ok(header)
+    }
+
     /// Moves on to the batch that holds `offset`, by headers alone, as long as each batch begins with the offset
     /// behind the one before: `first`, if that is known. Returns the offset with which the batch begins. Does not
     /// move if that leads nowhere; whoever verifies each batch on the way finds out why.

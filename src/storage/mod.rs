@@ -16,7 +16,9 @@ pub(crate) use log_file::{
 };
 pub use offset_index::{IndexEntry, OffsetIndex};
 pub(crate) use pool::FilePool;
-pub(crate) use segment::{ActiveSegment, Indexer, Indexes, remove_derived_files, remove_indexes};
+pub(crate) use segment::{
+    ActiveSegment, Indexer, Indexes, remove_derived_files, remove_files, remove_indexes,
+};
 pub use segment::{Segment, SegmentBatches};
 pub use time_index::{TimeIndex, TimeIndexEntry};
 pub use transaction_index::TransactionIndex;

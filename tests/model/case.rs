@@ -509,6 +509,9 @@ impl Case {
                 } else {
                     self.model.cut(offset.min(end));
                     self.model.forget_deleted(self.log().segments());
+                    if self.model.debris {
+                        self.adopt_losses_below(self.model.start)?;
+                    }
                     self.adopt_producers()?;
                 }
             }

@@ -443,3 +443,66 @@ fn what_was_not_deleted_after_all_comes_back() {
         ],
     );
 }
+
+/// A truncation left bytes at the end of the log that a power cut had destroyed, for readers to stumble over.
+#[test]
+fn a_truncation_leaves_nothing_destroyed_at_the_end() {
+    let setup = Setup { segment_bytes: 767, retention_bytes: None, ..Setup::of(Level::Process) };
+    replay(
+        setup,
+        &[
+            produce(&[0]),
+            Step::Flush,
+            Step::CutPower { seed: 17 },
+            append(&[0]),
+            append(&[0, 0, 0, 0]),
+            append(&[0]),
+            Step::DeleteRecords { part: 224 },
+            append(&[0, 0]),
+            Step::CutPower { seed: 8 },
+            append(&[0, 0, 0, 0]),
+            append(&[0, 0]),
+            append(&[0]),
+            append(&[0]),
+            append(&[0, 0]),
+            Step::TruncateTo { part: 60 },
+        ],
+    );
+}
+
+/// Producers whose last records were deleted on a full disk were forgotten when the store was opened again.
+#[test]
+fn producers_of_what_was_deleted_on_a_full_disk_are_known_after_a_restart() {
+    let setup = Setup { segment_bytes: 520, retention_bytes: None, ..Setup::of(Level::Interval) };
+    let by = |producer, numbered, ages: &[i16]| Step::Produce {
+        producer,
+        numbered,
+        transactional: false,
+        records: records(ages),
+    };
+    replay(
+        setup,
+        &[
+            append(&[0]),
+            produce(&[0, 0, 0, 0]),
+            produce(&[0, 0, 0]),
+            Step::CutPower { seed: 1 },
+            produce(&[0, 0, 0]),
+            Step::DeleteRecords { part: 192 },
+            by(0, Numbered::Again { back: 0 }, &[0]),
+            append(&[0]),
+            Step::CutPower { seed: 22 },
+            append(&[0, 0]),
+            append(&[0, 0, 0, 0]),
+            by(1, Numbered::Next, &[0]),
+            append(&[0]),
+            append(&[0]),
+            append(&[0]),
+            Step::FillDisk { spare: 115 },
+            produce(&[0]),
+            Step::DeleteRecords { part: 236 },
+            Step::Roll,
+            Step::CloseAndOpen,
+        ],
+    );
+}

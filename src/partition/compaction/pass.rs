@@ -12,7 +12,7 @@ use super::candidates::{Dirtiness, LogState, SegmentAge};
 use super::filter::{Filter, LastBatch, LastBatches, map_keys};
 use super::groups::{SegmentSizes, group};
 use super::offset_map::OffsetMap;
-use super::output::{Output, remove};
+use super::output::Output;
 use super::status::CompactionReport;
 use super::swap::Swapped;
 use super::transactions::CleanedTransactions;
@@ -21,7 +21,7 @@ use crate::format::{BatchHeader, OffsetIndexEntry, RecordBatch, TimeIndexEntry};
 use crate::observe;
 use crate::partition::{DurableMark, Log, LogConfig, Marks, Partition};
 use crate::storage::file_name::Stage;
-use crate::storage::{BatchReader, Segment, Unreadable, find_batch_before};
+use crate::storage::{BatchReader, Segment, Unreadable, find_batch_before, remove_files};
 
 /// What compaction may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -281,19 +281,19 @@ impl Log {
                 match self.swap(group, segment) {
                     Ok(Swapped::Done) => (before, Some(bytes_after)),
                     Ok(Swapped::Gone) => {
-                        remove(&self.pool, self.directory(), base, Stage::Cleaned)?;
+                        remove_files(self.fs(), self.directory(), base, Stage::Cleaned)?;
                         return Err(Failure::Stopped);
                     }
                     Err(error) => return Err(error.into()),
                 }
             }
             Ok(None) => {
-                remove(&self.pool, self.directory(), base, Stage::Cleaned)?;
+                remove_files(self.fs(), self.directory(), base, Stage::Cleaned)?;
                 (0, None)
             }
             Err(failure) => {
                 // If this fails as well, the next opening removes it.
-                let _ = remove(&self.pool, self.directory(), base, Stage::Cleaned);
+                let _ = remove_files(self.fs(), self.directory(), base, Stage::Cleaned);
                 return Err(failure);
             }
         };
