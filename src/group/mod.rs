@@ -2,11 +2,14 @@
 //!
 //! - `coordinator.rs`: the seam [`GroupCoordinator`], and what is said across it.
 //! - `assignor.rs`: the seam [`Assignor`]: who gets which partition.
+//! - `assignors/`: Kafka's four.
 
 mod assignor;
+mod assignors;
 mod coordinator;
 
 pub use assignor::{Assignor, GroupMember, RebalanceProtocol};
+pub use assignors::{CooperativeStickyAssignor, RangeAssignor, RoundRobinAssignor, StickyAssignor};
 pub use coordinator::{
     Assigned, GroupCoordinator, GroupDescription, GroupListing, GroupMetadata, GroupState, JoinRequest,
     Joined, JoinedMember, MemberDescription, OffsetAndMetadata, OffsetCommit, SyncRequest,
