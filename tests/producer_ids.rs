@@ -131,7 +131,8 @@ fn ids_that_a_broker_gave_are_not_given() {
 
 #[test]
 fn a_file_that_is_lost_or_damaged_gives_no_id_twice() {
-    let harms: [(&str, fn(&Machine)); 5] = [
+    type Harm = fn(&Machine);
+    let harms: [(&str, Harm); 5] = [
         ("lost", |machine| assert!(machine.disk.remove(FILE))),
         ("flipped", |machine| assert!(machine.disk.flip(FILE, 20, 4))),
         ("empty", |machine| machine.disk.write(FILE, b"").unwrap()),

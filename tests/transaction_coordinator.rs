@@ -157,9 +157,11 @@ fn ask(world: &World, what: Ask, producer: ProducerIdAndEpoch) -> Outcome {
     }
 }
 
+type Row = [(Outcome, State, i16); 7];
+
 /// In each state, by the order of the calls above: what each call gives, the state after it, and by how much it raised
 /// the epoch.
-const TABLE: [(State, [(Outcome, State, i16); 7]); 7] = [
+const TABLE: [(State, Row); 7] = [
     (
         State::Empty,
         [
