@@ -19,17 +19,18 @@ use crate::partition::Durability;
 use crate::topic::{Attendant, Store, StoreHandle};
 use crate::types::TopicPartition;
 
-/// The last epoch that a producer is given but one: after it, a transactional id gets another producer id.
+/// The last epoch that a producer is given: after it, a transactional id gets another producer id. The one behind it is
+/// kept for fencing this one off.
 const EPOCH_EXHAUSTED: i16 = i16::MAX - 1;
 
 /// Coordinates the transactions of a store: hands out producer ids and epochs, knows which partitions a transaction
 /// writes to, decides whether it is committed or aborted, and tells every partition. Made by [`Store::transactions`];
 /// there is one of each store.
 ///
-/// What it knows is in the topic `__transaction_state`, in the schema of Kafka's broker. A transaction is committed once
-/// that is written down there, on disk, before any partition hears of it: from then on it is committed everywhere,
-/// whatever crashes. Each of its partitions then gets a marker, which is on disk, too, before the transaction is said to
-/// be complete.
+/// What it knows is in the topic `__transaction_state`, in the schema of Kafka's broker. A transaction is committed
+/// once that is written down there, on disk, before any partition hears of it: from then on it is committed
+/// everywhere, whatever crashes. Each of its partitions then gets a marker, which is on disk, too, before the
+/// transaction is said to be complete.
 ///
 /// What a failure or a crash interrupts between decision and completion is finished as soon as the store's coordinator
 /// is asked for after opening it (creating a producer or a consumer does that), by the next call that concerns the
@@ -158,8 +159,8 @@ impl TransactionCoordinator {
     /// how long its transactions may be open.
     ///
     /// # Errors
-    /// [`Error::InvalidName`] for the transactional id, [`Error::InvalidConfig`] for the timeout; otherwise as an append
-    /// fails, and then nothing is known to have changed: ask again.
+    /// [`Error::InvalidName`] for the transactional id, [`Error::InvalidConfig`] for the timeout; otherwise as an
+    /// append fails, and then nothing is known to have changed: ask again.
     pub fn init_producer(&self, transactional_id: &str, timeout: Duration) -> Result<ProducerIdAndEpoch> {
         check_id(transactional_id)?;
         let timeout_ms = self.config.read().timeout_ms(timeout)?;
@@ -375,8 +376,10 @@ impl TransactionCoordinator {
             let Some(log) = self.state_log(make)? else { return Ok(None) };
             let found = log.shard_of(id)?.entry(&log, &self.store, id, make)?;
             let Some(entry) = found else { return Ok(None) };
-            if let Taken::Turn(known) = entry.take(id, turn, &check)? {
-                return Ok(Some(Held { coordinator: self, log, id, entry, known }));
+            match entry.take(id, turn, &check)? {
+                Taken::Turn(known) => return Ok(Some(Held { coordinator: self, log, id, entry, known })),
+                // Whoever forgot it may not have come to that yet.
+                Taken::Forgotten => log.shard_of(id)?.remove(id, &entry),
             }
         }
     }
@@ -392,7 +395,7 @@ impl Held<'_> {
         let before = self.known.as_ref().map(|known| &known.value);
         let timeout_ms = timeout_ms.or(before.map(|value| value.timeout_ms)).unwrap_or_default();
         let next = match before {
-            Some(value) if value.producer_epoch < EPOCH_EXHAUSTED => {
+            Some(value) if value.producer_id >= 0 && value.producer_epoch < EPOCH_EXHAUSTED => {
                 ProducerIdAndEpoch { id: value.producer_id, epoch: value.producer_epoch.max(-1) + 1 }
             }
             _ => ProducerIdAndEpoch { id: self.coordinator.new_producer_id()?, epoch: 0 },

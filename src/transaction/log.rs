@@ -9,7 +9,7 @@ use super::config::TransactionConfig;
 use super::entry::{Entry, Known};
 use crate::error::{Error, FormatError, Result};
 use crate::format::coordinator_partition;
-use crate::format::transaction_records::{self as records, TransactionValue};
+use crate::format::transaction_records::{self as records, TransactionState, TransactionValue};
 use crate::format::{Record, StoredRecord};
 use crate::partition::{AppendOptions, CleanupPolicy, CompressionType, Durability, Partition};
 use crate::topic::{StoreHandle, Topic, TopicConfig};
@@ -164,10 +164,10 @@ impl Shard {
                 detail: error.to_string(),
             })?;
             match read {
-                Some((id, Some(value))) => {
+                Some((id, Some(value))) if value.state != TransactionState::Dead => {
                     known.insert(id.into(), value);
                 }
-                Some((id, None)) => {
+                Some((id, _)) => {
                     known.remove(id.as_str());
                 }
                 None => {}
