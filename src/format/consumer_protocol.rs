@@ -264,7 +264,7 @@ fn read_version(reader: &mut Reader<'_>, what: &'static str) -> Result<i16, Form
 }
 
 /// Appends partitions by topic, in order and once each.
-fn write_partitions(
+pub(super) fn write_partitions(
     out: &mut Vec<u8>,
     partitions: &[TopicPartition],
     what: &'static str,

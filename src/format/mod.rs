@@ -39,6 +39,7 @@ mod record_set;
 mod snapshot;
 pub mod transaction_records;
 
+pub(crate) use batch::stamp_producer;
 pub use batch::{
     BatchHeader, Frame, LOG_OVERHEAD, RECORD_BATCH_OVERHEAD, RecordBatch, TimestampType, decrement_sequence,
     encode_empty, increment_sequence, stamp, stamp_append_time, stamp_max_timestamp, verify,

@@ -24,6 +24,9 @@ pub(crate) struct StoreHandle {
 pub(crate) trait Attendant: Send + Sync {
     /// Does what is due; called by each pass of [`Store::maintain`].
     fn attend(&self) -> Result<()>;
+
+    /// The store is being closed: whoever waits for it should be sent home.
+    fn closing(&self) {}
 }
 
 /// What layers above keep with a store, one of each type. The store knows none of these types.
