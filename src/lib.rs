@@ -42,6 +42,7 @@
 //! at once.
 
 pub mod clock;
+pub mod consumer;
 pub mod docs;
 pub mod error;
 pub mod format;
@@ -54,6 +55,7 @@ mod topic;
 mod types;
 mod wake;
 
+pub use consumer::{Consumer, ConsumerConfig, ConsumerRecord, ConsumerRecords};
 pub use error::{Error, FormatError, Result};
 pub use format::{Record, RecordBatch, StoredRecord};
 pub use partition::{

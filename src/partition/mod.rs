@@ -59,6 +59,7 @@ pub(crate) use recovery::{PartitionCheckpoint, Unopened};
 pub use retention::Expired;
 pub use stats::PartitionStats;
 pub use time::TimestampOffset;
+pub(crate) use wait::Listening;
 
 use crate::clock::Clock;
 use crate::error::{Error, Result};

@@ -409,7 +409,11 @@ impl Shared {
         // Before any lock: the pass under way may need it.
         self.stop_background();
         let _in_order = self.changing.lock();
-        if self.closed.swap(true, Ordering::AcqRel) || self.options.read_only {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        self.extensions.topics_changed();
+        if self.options.read_only {
             return Ok(());
         }
         let closed = self.close_in_order();
