@@ -335,10 +335,18 @@ impl ConsumerConfig {
         if let Some(delivery) = self.delivery {
             let value = format!("{delivery:?}");
             if self.group.is_none() {
-                return Err(invalid("delivery", value, "none without a group: it is the group that remembers"));
+                return Err(invalid(
+                    "delivery",
+                    value,
+                    "none without a group: it is the group that remembers",
+                ));
             }
             if self.enable_auto_commit.is_some() {
-                return Err(invalid("delivery", value, "none beside enable.auto.commit: both say who commits"));
+                return Err(invalid(
+                    "delivery",
+                    value,
+                    "none beside enable.auto.commit: both say who commits",
+                ));
             }
         }
         Ok(())

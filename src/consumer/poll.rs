@@ -81,14 +81,20 @@ impl Consumer {
         }
         self.due = Duration::MAX;
         self.follow_topics()?;
-        self.settle()?;
-        if let Some(error) = self.slots.failed.pop_front() {
-            return Err(error);
-        }
         let now = self.now();
-        self.slots.read(now);
-        if self.slots.is_ready(now) {
-            return self.hand_out().map(Some);
+        // Twice if a position has to be found anew: a poll that does not wait should return what is there.
+        for _ in 0..2 {
+            self.settle()?;
+            if let Some(error) = self.slots.failed.pop_front() {
+                return Err(error);
+            }
+            self.slots.read(now);
+            if self.slots.is_ready(now) {
+                return self.hand_out().map(Some);
+            }
+            if !self.slots.unsettled {
+                break;
+            }
         }
         if let Some(error) = self.slots.failed.pop_front() {
             return Err(error);

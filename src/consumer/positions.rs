@@ -39,7 +39,10 @@ impl Consumer {
     ///
     /// # Errors
     /// As [`seek_to_beginning`](Self::seek_to_beginning).
-    pub fn seek_to_end<'a>(&mut self, partitions: impl IntoIterator<Item = &'a TopicPartition>) -> Result<()> {
+    pub fn seek_to_end<'a>(
+        &mut self,
+        partitions: impl IntoIterator<Item = &'a TopicPartition>,
+    ) -> Result<()> {
         self.seek_all(partitions, OffsetReset::Latest)
     }
 
@@ -78,7 +81,10 @@ impl Consumer {
             _ => BTreeMap::new(),
         };
         let offset = self.settling().begin(&source.partition, place, committed.get(partition))?;
-        self.slots.change(partition, |slot| slot.seek(Place::At(offset)));
+        self.slots.change(partition, |slot| {
+            slot.seek(Place::At(offset));
+            slot.source = Some(source);
+        });
         Ok(offset)
     }
 
@@ -246,8 +252,11 @@ impl Consumer {
         let of_group = self.slots.iter().filter(waits).filter(|slot| slot.place == Place::Committed);
         let of_group: Vec<TopicPartition> = of_group.map(|slot| (*slot.id).clone()).collect();
         let committed = self.committed_of(&of_group)?;
-        let settling =
-            Settling { store: &self.store, reset: self.config.offset_reset, isolation: self.config.isolation };
+        let settling = Settling {
+            store: &self.store,
+            reset: self.config.offset_reset,
+            isolation: self.config.isolation,
+        };
         let mut readable = Vec::new();
         for slot in self.slots.iter_mut() {
             let Some(source) = &slot.source else { continue };
@@ -276,7 +285,10 @@ impl Consumer {
     }
 
     /// What the group has committed of these.
-    fn committed_of(&self, partitions: &[TopicPartition]) -> Result<BTreeMap<TopicPartition, OffsetAndMetadata>> {
+    fn committed_of(
+        &self,
+        partitions: &[TopicPartition],
+    ) -> Result<BTreeMap<TopicPartition, OffsetAndMetadata>> {
         let _ = partitions;
         Ok(BTreeMap::new())
     }
@@ -299,7 +311,12 @@ struct Settling<'a> {
 }
 
 impl Settling<'_> {
-    fn begin(self, partition: &Partition, place: Place, committed: Option<&OffsetAndMetadata>) -> Result<u64> {
+    fn begin(
+        self,
+        partition: &Partition,
+        place: Place,
+        committed: Option<&OffsetAndMetadata>,
+    ) -> Result<u64> {
         match (place, committed) {
             (Place::At(offset), _) => Ok(offset),
             (Place::Committed, Some(committed)) => Ok(committed.offset),

@@ -159,6 +159,10 @@ impl Slot {
         let (Some(source), Place::At(position)) = (&self.source, self.place) else { return Ok(None) };
         let partition = &source.partition;
         self.listening = None;
+        if self.records.as_ref().is_some_and(|records| records.position() < partition.log_start()) {
+            // What was deleted is not read on, though it may still be there.
+            self.records = None;
+        }
         // Before looking: what comes later than this is waited for.
         let bound = readable_end(partition, isolation);
         let records = match &mut self.records {

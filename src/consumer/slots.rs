@@ -252,7 +252,11 @@ impl Fetch {
     fn room(&self, limits: &Limits) -> Room {
         Room {
             records: limits.records.saturating_sub(self.records),
-            bytes: if self.records == 0 { limits.bytes.max(1) } else { limits.bytes.saturating_sub(self.bytes) },
+            bytes: if self.records == 0 {
+                limits.bytes.max(1)
+            } else {
+                limits.bytes.saturating_sub(self.bytes)
+            },
         }
     }
 
