@@ -2,10 +2,16 @@
 //!
 //! Fixed integers are big-endian two's complement. Varints hold 7 bits per byte, least significant group
 //! first, the high bit set on all but the last byte; signed ones are zigzag coded first (Kafka's
-//! `ByteUtils`).
+//! `ByteUtils`). Strings, bytes, arrays and tagged fields of messages are in `message.rs`, and to be found here too.
 
 use byteorder::{BigEndian, ByteOrder};
 
+pub use super::message::{
+    STRING_BYTES_MAX, write_array, write_bytes, write_compact_array, write_compact_bytes,
+    write_compact_nullable_array, write_compact_nullable_bytes, write_compact_nullable_string,
+    write_compact_string, write_nullable_array, write_nullable_bytes, write_nullable_string, write_string,
+    write_tagged_fields,
+};
 use crate::error::FormatError;
 
 /// The longest varint of 32 bits, in bytes.

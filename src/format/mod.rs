@@ -8,6 +8,7 @@
 //! | file | owns |
 //! | --- | --- |
 //! | `codec` | fixed integers and varints |
+//! | `message` | strings, bytes, arrays and tagged fields of messages |
 //! | `checksum` | which checksum guards what |
 //! | `compression` | Kafka's framing of gzip, snappy, lz4 and zstd |
 //! | `record`, `record_set` | one record, and all records of a batch |
@@ -27,6 +28,7 @@ pub mod consumer_protocol;
 mod control;
 mod index_entry;
 mod legacy;
+mod message;
 mod record;
 mod record_set;
 mod snapshot;
