@@ -2,27 +2,36 @@
 //!
 //! - what it wants and what it has: `subscription.rs`; where it is, and moving about: `positions.rs`.
 //! - one poll, step by step: `poll.rs`; the partitions it reads in turn (`slots.rs`), each of them (`slot.rs`), and
-//!   what wakes it (`bell.rs`).
+//!   what wakes it (`bell.rs`); as a task of a runtime: `stream.rs`.
+//! - being in a group: `membership.rs`; who is told of it: `listener.rs`; what is remembered: `commit.rs`.
 //! - what is handed out: `records.rs`; who sees it before: `interceptor.rs`.
 
 mod bell;
+mod commit;
 mod config;
 mod interceptor;
+mod listener;
+mod membership;
 mod poll;
 mod positions;
 mod records;
 mod slot;
 mod slots;
 mod stats;
+#[cfg(feature = "async")]
+mod stream;
 mod subscription;
 
 use std::fmt;
 use std::sync::{Arc, Weak};
+use std::task::Waker;
 use std::time::Duration;
 
 pub use bell::WakeupHandle;
+pub use commit::Offsets;
 pub use config::{ConsumerConfig, DeliveryGuarantee, OffsetReset};
 pub use interceptor::ConsumerInterceptor;
+pub use listener::RebalanceListener;
 pub use records::{ConsumerRecord, ConsumerRecords, IntoConsumerRecords};
 pub use stats::ConsumerStats;
 
@@ -30,6 +39,10 @@ use crate::error::Result;
 use crate::topic::{Attendant, Store, StoreHandle};
 use crate::wake::Signal;
 use bell::Bell;
+use commit::Commits;
+use config::CommitMode;
+use listener::SharedListener;
+use membership::Membership;
 use slots::Slots;
 use stats::Counters;
 use subscription::Wanted;
@@ -60,16 +73,27 @@ use subscription::Wanted;
 pub struct Consumer {
     store: StoreHandle,
     config: ConsumerConfig,
+    mode: CommitMode,
     bell: Arc<Bell>,
     /// What its thread sleeps on.
     signal: Arc<Signal>,
     wanted: Wanted,
     slots: Slots,
+    /// Its place in its group, if it has one.
+    group: Option<Membership>,
+    group_waker: Waker,
+    listener: Option<SharedListener>,
+    /// Whether the listener is being told something.
+    in_listener: bool,
+    commits: Commits,
     /// The version of the store's topics that it knows.
     topics_version: u64,
     counters: Counters,
+    /// Before then, the group need not be asked again for what it has committed.
+    settle_at: Duration,
     /// When something has to be done though nobody calls, by monotonic time.
     due: Duration,
+    closed: bool,
 }
 
 impl Store {
@@ -78,7 +102,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::InvalidConfig`](crate::Error::InvalidConfig) for a setting outside its bounds, or two that contradict
-    /// each other.
+    /// each other; [`Error::InvalidName`](crate::Error::InvalidName) for what cannot be the id of a group.
     pub fn consumer(&self, config: ConsumerConfig) -> Result<Consumer> {
         let config = config.resolve()?;
         let store = self.weak_handle();
@@ -89,17 +113,29 @@ impl Store {
         let attendant: Weak<dyn Attendant> = Arc::downgrade(&attendant);
         store.attend(attendant)?;
         let topics_version = store.topics_version()?;
-        let slots = Slots::new(Arc::clone(&bell), &config);
+        let group = config.group.as_ref().map(|group| {
+            let coordinator = config.coordinator.clone().unwrap_or_else(|| self.groups());
+            let (instance_id, assignors) = (config.group_instance_id.clone(), config.assignors.clone());
+            Membership::new(coordinator, group.clone(), instance_id, assignors)
+        });
         Ok(Consumer {
+            mode: config.commit_mode(),
+            slots: Slots::new(Arc::clone(&bell), &config),
+            group_waker: bell.group_waker(),
             store,
             config,
             bell,
             signal,
             wanted: Wanted::Nothing,
-            slots,
+            group,
+            listener: None,
+            in_listener: false,
+            commits: Commits::default(),
             topics_version,
             counters: Counters::default(),
+            settle_at: Duration::ZERO,
             due: Duration::MAX,
+            closed: false,
         })
     }
 }
@@ -110,8 +146,32 @@ impl Consumer {
         WakeupHandle(Arc::clone(&self.bell))
     }
 
+    /// Closes it in good order: what it has handled is committed if it commits by itself, waiting commits are made, the
+    /// listener is told, and it leaves its group. A static member has its place kept for the
+    /// [`session_timeout`](ConsumerConfig::session_timeout).
+    ///
+    /// Dropping it does the same, without anybody to report a failure to; except in a panic, where it only leaves its
+    /// group: what was being handled then is not committed.
+    ///
+    /// # Errors
+    /// The first failure; it is closed nevertheless.
+    pub fn close(mut self) -> Result<()> {
+        self.closed = true;
+        self.give_up_all()
+    }
+
     fn now(&self) -> Duration {
         self.store.clock().monotonic()
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        if self.closed {
+            return;
+        }
+        // Nobody is there to hear of a failure. What is not committed comes again.
+        let _ = if std::thread::panicking() { self.leave() } else { self.give_up_all() };
     }
 }
 

@@ -28,6 +28,7 @@ impl Consumer {
     /// by you and its topic deleted, until there is one of that name again. Other failures to read it are errors of
     /// each poll whose turn it is. Nothing that was read is lost by an error: the next poll returns it.
     pub fn poll(&mut self, timeout: Duration) -> Result<ConsumerRecords> {
+        self.check_not_in_listener("poll")?;
         self.bell.wake_thread(&self.signal);
         let deadline = self.now().saturating_add(timeout);
         self.counters.polls += 1;
@@ -58,7 +59,7 @@ impl Consumer {
     pub fn poll_records(&mut self, context: &mut Context<'_>) -> Poll<Result<ConsumerRecords>> {
         self.bell.wake_task(context.waker());
         self.counters.polls += 1;
-        match self.advance() {
+        match self.check_not_in_listener("poll").and_then(|()| self.advance()) {
             Ok(Some(records)) => Poll::Ready(Ok(records)),
             Err(error) => Poll::Ready(Err(error)),
             Ok(None) => {
@@ -82,15 +83,20 @@ impl Consumer {
         self.due = Duration::MAX;
         self.follow_topics()?;
         let now = self.now();
+        self.commit_if_due(now)?;
+        self.take_part()?;
         // Twice if a position has to be found anew: a poll that does not wait should return what is there.
         for _ in 0..2 {
-            self.settle()?;
+            self.settle(now)?;
             if let Some(error) = self.slots.failed.pop_front() {
                 return Err(error);
             }
             self.slots.read(now);
             if self.slots.is_ready(now) {
-                return self.hand_out().map(Some);
+                if self.commit_before()? {
+                    return Ok(Some(self.hand_out()));
+                }
+                break;
             }
             if !self.slots.unsettled {
                 break;
@@ -99,23 +105,36 @@ impl Consumer {
         if let Some(error) = self.slots.failed.pop_front() {
             return Err(error);
         }
-        if self.slots.has_work() {
-            self.due = Duration::ZERO;
-        }
-        if let Some(until) = self.slots.waited_until() {
-            self.due = self.due.min(until);
-        }
+        self.look_ahead();
         Ok(None)
     }
 
+    /// When something is to be done though nobody calls.
+    fn look_ahead(&mut self) {
+        let mut due = self.due;
+        if self.slots.has_work() {
+            due = Duration::ZERO;
+        }
+        if self.slots.unsettled {
+            due = due.min(self.settle_at);
+        }
+        due = due.min(self.slots.waited_until().unwrap_or(Duration::MAX));
+        due = due.min(self.commit_due());
+        if let Some(membership) = self.group.as_ref().filter(|_| self.wanted.is_subscription()) {
+            due = due.min(membership.due());
+        }
+        self.due = due;
+    }
+
     /// What was read is the caller's now.
-    fn hand_out(&mut self) -> Result<ConsumerRecords> {
+    fn hand_out(&mut self) -> ConsumerRecords {
         let (mut records, bytes) = self.slots.take();
+        self.commits.moved = true;
         self.counters.records += records.len() as u64;
         self.counters.bytes += bytes;
         for interceptor in &self.config.interceptors {
             records = interceptor.on_consume(records);
         }
-        Ok(records)
+        records
     }
 }

@@ -1,8 +1,11 @@
 //! Where a consumer is, moving about, and what partitions hold.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use super::Consumer;
+use super::commit::RETRY_BACKOFF;
 use super::config::OffsetReset;
 use super::slot::{Place, Slot, readable_end, source_of};
 use crate::error::{Error, Result};
@@ -44,6 +47,27 @@ impl Consumer {
         partitions: impl IntoIterator<Item = &'a TopicPartition>,
     ) -> Result<()> {
         self.seek_all(partitions, OffsetReset::Latest)
+    }
+
+    /// Goes back to where the group left off with each, or, where nothing is committed, to where
+    /// [`offset_reset`](super::ConsumerConfig::offset_reset) says; with the next poll. After a transaction was aborted,
+    /// what was read for it comes again this way.
+    ///
+    /// # Errors
+    /// [`Error::InvalidState`] without a group, or if it does not have one of them; then none has moved.
+    pub fn seek_to_committed<'a>(
+        &mut self,
+        partitions: impl IntoIterator<Item = &'a TopicPartition>,
+    ) -> Result<()> {
+        self.membership("seek to what is committed")?;
+        let partitions: Vec<&TopicPartition> = partitions.into_iter().collect();
+        for partition in &partitions {
+            self.check_assigned("seek", partition)?;
+        }
+        for partition in partitions {
+            self.slots.change(partition, |slot| slot.seek(Place::Committed));
+        }
+        Ok(())
     }
 
     fn seek_all<'a>(
@@ -236,8 +260,8 @@ impl Consumer {
     ///
     /// # Errors
     /// As the group cannot be asked.
-    pub(super) fn settle(&mut self) -> Result<()> {
-        if !self.slots.unsettled {
+    pub(super) fn settle(&mut self, now: Duration) -> Result<()> {
+        if !self.slots.unsettled || now < self.settle_at {
             return Ok(());
         }
         let mut again = false;
@@ -251,7 +275,15 @@ impl Consumer {
         let waits = |slot: &&Slot| slot.source.is_some() && slot.position().is_none() && !slot.stopped;
         let of_group = self.slots.iter().filter(waits).filter(|slot| slot.place == Place::Committed);
         let of_group: Vec<TopicPartition> = of_group.map(|slot| (*slot.id).clone()).collect();
-        let committed = self.committed_of(&of_group)?;
+        let committed = match self.committed_of(&of_group) {
+            Err(Error::UnstableOffsets { .. }) => {
+                // Decided before long, and nobody tells when. Meanwhile the others go on.
+                self.settle_at = now.saturating_add(RETRY_BACKOFF);
+                again = true;
+                None
+            }
+            committed => Some(committed?),
+        };
         let settling = Settling {
             store: &self.store,
             reset: self.config.offset_reset,
@@ -259,38 +291,28 @@ impl Consumer {
         };
         let mut readable = Vec::new();
         for slot in self.slots.iter_mut() {
-            let Some(source) = &slot.source else { continue };
-            if slot.position().is_none() && !slot.stopped {
-                let known = committed.get(&*slot.id);
-                match settling.begin(&source.partition, slot.place, known) {
-                    Ok(offset) => {
-                        slot.seek(Place::At(offset));
-                        slot.committed = known.map(|known| known.offset);
-                    }
-                    Err(error) => {
-                        slot.stopped = matches!(error, Error::NoOffset { .. });
-                        again |= !slot.stopped;
-                        failed.push(error);
-                    }
+            let known = match &committed {
+                Some(committed) => committed.get(&*slot.id),
+                None if slot.place == Place::Committed => continue,
+                None => None,
+            };
+            match settling.settle(slot, known) {
+                Ok(true) => self.commits.moved |= known.is_none(),
+                Ok(false) => {}
+                Err(error) => {
+                    slot.stopped = matches!(error, Error::NoOffset { .. });
+                    again |= !slot.stopped;
+                    failed.push(error);
                 }
             }
             if slot.is_readable() && !slot.queued {
-                readable.push(slot.id.clone());
+                readable.push(Arc::clone(&slot.id));
             }
         }
         readable.iter().for_each(|id| self.slots.enqueue(id));
         self.slots.failed.extend(failed);
         self.slots.unsettled = again;
         Ok(())
-    }
-
-    /// What the group has committed of these.
-    fn committed_of(
-        &self,
-        partitions: &[TopicPartition],
-    ) -> Result<BTreeMap<TopicPartition, OffsetAndMetadata>> {
-        let _ = partitions;
-        Ok(BTreeMap::new())
     }
 }
 
@@ -311,6 +333,17 @@ struct Settling<'a> {
 }
 
 impl Settling<'_> {
+    /// Finds out where to begin with a partition, if it is there and that is not known. Returns whether it did.
+    fn settle(self, slot: &mut Slot, committed: Option<&OffsetAndMetadata>) -> Result<bool> {
+        let Some(source) = slot.source.as_ref().filter(|_| slot.position().is_none() && !slot.stopped) else {
+            return Ok(false);
+        };
+        let offset = self.begin(&source.partition, slot.place, committed)?;
+        slot.seek(Place::At(offset));
+        slot.committed = committed.map(|committed| committed.offset);
+        Ok(true)
+    }
+
     fn begin(
         self,
         partition: &Partition,

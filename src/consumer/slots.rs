@@ -78,10 +78,6 @@ impl Slots {
         self.by_name.keys().map(|id| &**id)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.by_name.is_empty()
-    }
-
     pub(super) fn contains(&self, id: &TopicPartition) -> bool {
         self.by_name.contains_key(id)
     }
@@ -115,6 +111,20 @@ impl Slots {
         self.queue.retain(|id| self.by_name.contains_key(id));
     }
 
+    /// Has nothing, and nothing to say, any more.
+    pub(super) fn forget_all(&mut self) {
+        self.assign([]);
+        self.failed.clear();
+        self.unsettled = false;
+    }
+
+    /// That position is committed.
+    pub(super) fn note_committed(&mut self, id: &TopicPartition, offset: u64) {
+        if let Some(slot) = self.by_name.get_mut(id) {
+            slot.committed = Some(offset);
+        }
+    }
+
     /// The partition, to have its position or state changed: what was read of it in advance is read again.
     pub(super) fn change(&mut self, id: &TopicPartition, change: impl FnOnce(&mut Slot)) -> bool {
         let Some(slot) = self.by_name.get_mut(id) else { return false };
@@ -146,9 +156,9 @@ impl Slots {
         }
     }
 
-    /// Whether there is something to look at without waiting for it.
+    /// Whether there is something to read without waiting for it.
     pub(super) fn has_work(&self) -> bool {
-        self.unsettled || !self.queue.is_empty()
+        !self.queue.is_empty()
     }
 
     /// Reads from those in the queue, each once at most, until the poll is full.
