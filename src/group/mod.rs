@@ -3,12 +3,15 @@
 //! - `coordinator.rs`: the seam [`GroupCoordinator`], and what is said across it.
 //! - `local`: the coordinator that ships, which keeps its state in the store ([`Store::groups`](crate::Store::groups)).
 //! - `assignor.rs`: the seam [`Assignor`]: who gets which partition.
+//! - `assignors/`: Kafka's four.
 
 mod assignor;
+mod assignors;
 mod coordinator;
 mod local;
 
 pub use assignor::{Assignor, GroupMember, RebalanceProtocol};
+pub use assignors::{CooperativeStickyAssignor, RangeAssignor, RoundRobinAssignor, StickyAssignor};
 pub use coordinator::{
     Assigned, GroupCoordinator, GroupDescription, GroupListing, GroupMetadata, GroupState, JoinRequest,
     Joined, JoinedMember, MemberDescription, OffsetAndMetadata, OffsetCommit, SyncRequest,
