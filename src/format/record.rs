@@ -264,6 +264,11 @@ impl StoredRecord {
         (self.sequence >= 0).then_some(self.sequence)
     }
 
+    /// The bytes that it takes in its (decompressed) batch, with everything that belongs to it.
+    pub(crate) fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// The key as a share of the batch's memory, without a copy.
     pub fn key_bytes(&self) -> Option<Bytes> {
         self.key.map(|span| self.bytes.slice(span.range()))
