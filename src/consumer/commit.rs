@@ -54,7 +54,10 @@ impl Consumer {
     ///
     /// # Errors
     /// As [`commit`](Self::commit); [`Error::TooLarge`] for metadata beyond the group's limit.
-    pub fn commit_offsets(&mut self, offsets: impl IntoIterator<Item = (TopicPartition, OffsetAndMetadata)>) -> Result<()> {
+    pub fn commit_offsets(
+        &mut self,
+        offsets: impl IntoIterator<Item = (TopicPartition, OffsetAndMetadata)>,
+    ) -> Result<()> {
         self.check_may_commit()?;
         self.commit_waiting();
         self.commit_now(&offsets.into_iter().collect())
@@ -90,7 +93,10 @@ impl Consumer {
 
     /// What a commit of now would commit: the positions of its partitions, where they are known.
     pub fn positions_to_commit(&self) -> Offsets {
-        self.slots.iter().filter_map(|slot| Some(((*slot.id).clone(), slot.to_commit(slot.position()?)))).collect()
+        self.slots
+            .iter()
+            .filter_map(|slot| Some(((*slot.id).clone(), slot.to_commit(slot.position()?))))
+            .collect()
     }
 
     /// What the group has committed of these partitions, whether or not the consumer has them; those without are left
@@ -272,7 +278,8 @@ impl Consumer {
         match self.commit_now(&offsets) {
             Ok(()) => Ok(true),
             Err(error) => {
-                let about_membership = self.group.as_mut().is_some_and(|membership| membership.take_note(&error));
+                let about_membership =
+                    self.group.as_mut().is_some_and(|membership| membership.take_note(&error));
                 if about_membership { Ok(false) } else { Err(error) }
             }
         }

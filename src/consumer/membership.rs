@@ -86,9 +86,8 @@ impl Membership {
         if assignors.is_empty() {
             assignors = vec![Arc::new(RangeAssignor), Arc::new(CooperativeStickyAssignor)];
         }
-        let cooperative = |assignor: &Arc<dyn Assignor>| {
-            assignor.protocols().contains(&RebalanceProtocol::Cooperative)
-        };
+        let cooperative =
+            |assignor: &Arc<dyn Assignor>| assignor.protocols().contains(&RebalanceProtocol::Cooperative);
         let all = assignors.iter().all(cooperative);
         let rebalances = if all { RebalanceProtocol::Cooperative } else { RebalanceProtocol::Eager };
         Membership {
@@ -192,7 +191,10 @@ impl Membership {
     }
 
     /// Whether the store's topics are not any more as they were when it shared them out.
-    pub(super) fn is_outdated(&self, count: impl FnOnce(&BTreeSet<TopicName>) -> BTreeMap<TopicName, u32>) -> bool {
+    pub(super) fn is_outdated(
+        &self,
+        count: impl FnOnce(&BTreeSet<TopicName>) -> BTreeMap<TopicName, u32>,
+    ) -> bool {
         self.shared_out.as_ref().is_some_and(|(topics, counts)| count(topics) != *counts)
     }
 
@@ -217,7 +219,8 @@ impl Membership {
         let topics = members.iter().flat_map(|member| member.subscription.topics.iter().cloned());
         let topics: BTreeSet<TopicName> = topics.collect();
         let counts = count(&topics);
-        let shares = if joined.skip_assignment { BTreeMap::new() } else { assignor.assign(&counts, &members) };
+        let shares =
+            if joined.skip_assignment { BTreeMap::new() } else { assignor.assign(&counts, &members) };
         self.shared_out = Some((topics, counts));
         let encode = |(member_id, partitions): (String, Vec<TopicPartition>)| {
             let assignment = Assignment { partitions, user_data: None };
@@ -348,7 +351,8 @@ impl Consumer {
         membership.shared_out = None;
         let mut assignments = Vec::new();
         if joined.leader == joined.member_id {
-            assignments = membership.share_out(&joined, |topics| super::subscription::counts(&store, topics))?;
+            assignments =
+                membership.share_out(&joined, |topics| super::subscription::counts(&store, topics))?;
         }
         let request = SyncRequest { member: membership.metadata(), assignments };
         membership.stage = Stage::Syncing(membership.coordinator.sync(request), joined.protocol);
@@ -359,7 +363,8 @@ impl Consumer {
     fn take(&mut self, assigned: Assigned) -> Result<()> {
         let now = self.now();
         let Some(membership) = &mut self.group else { return Ok(()) };
-        let assignment = Assignment::decode(&assigned.assignment).map_err(|source| Error::InvalidBatch { source })?;
+        let assignment =
+            Assignment::decode(&assigned.assignment).map_err(|source| Error::InvalidBatch { source })?;
         let mut partitions: BTreeSet<TopicPartition> = assignment.partitions.into_iter().collect();
         let before = partitions.len();
         // What it does not want any more it does not take; it has to say so.
