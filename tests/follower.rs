@@ -23,18 +23,10 @@ use annals::{
 };
 use common::vector;
 use crashes::at_every_call;
-use logs::{Machine, append, file, records, values};
+use logs::{Machine, append, expected, file, records, value, values};
 use proptest::prelude::*;
 
 const EPOCHS: &str = "t-0/leader-epoch-checkpoint";
-
-fn value(offset: u64) -> String {
-    format!("the value at offset {offset:06}")
-}
-
-fn expected(offsets: impl Iterator<Item = u64>) -> Vec<(u64, String)> {
-    offsets.map(|offset| (offset, value(offset))).collect()
-}
 
 /// A batch as a leader of that epoch stored it, of `count` records.
 fn batch(base_offset: u64, epoch: i32, count: u64) -> Vec<u8> {

@@ -22,21 +22,13 @@ use annals::{
     AppendOptions, Durability, Error, FetchOptions, Isolation, Partition, Record, Store, TopicConfig,
 };
 use crashes::{at_every_call, with_every_call_failing};
-use logs::{Machine, NOW, append, file, records, values};
+use logs::{Machine, NOW, append, expected, file, records, value, values};
 
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 
-fn value(offset: u64) -> String {
-    format!("the value at offset {offset:06}")
-}
-
 fn other(offset: u64) -> String {
     format!("another for offset {offset:05}")
-}
-
-fn expected(offsets: impl Iterator<Item = u64>) -> Vec<(u64, String)> {
-    offsets.map(|offset| (offset, value(offset))).collect()
 }
 
 /// Small segments, and index entries for nearly every batch.

@@ -731,7 +731,8 @@ impl Case {
             let (old, ends) = (self.model.start, [self.model.start, offset, anew]);
             let starts = self.model.saved_start.min(offset)..=old.max(anew);
             if empty && log.size() == 0 && ends.contains(&end) && starts.contains(&start) {
-                let (ever, epochs) = (self.model.ever.clone(), self.model.epochs.clone());
+                let (mut ever, epochs) = (self.model.ever.clone(), self.model.epochs.clone());
+                ever.retain(|batch| batch.last < end);
                 self.model.begin_at(end);
                 (self.model.ever, self.model.start) = (ever, start);
                 if check_epochs(&log, &epochs).is_ok() {

@@ -506,3 +506,34 @@ fn producers_of_what_was_deleted_on_a_full_disk_are_known_after_a_restart() {
         ],
     );
 }
+
+/// Of a log that was begun anew only halfway, what was known of producers where it starts may be known still.
+#[test]
+fn producers_may_outlast_a_log_begun_anew_halfway() {
+    let setup = Setup { segment_bytes: 411, retention_bytes: None, ..Setup::of(Level::Interval) };
+    replay(
+        setup,
+        &[
+            produce(&[0]),
+            append(&[0, 0, 0]),
+            produce(&[0, 0, 0]),
+            append(&[0]),
+            append(&[0, 0]),
+            append(&[0]),
+            append(&[0]),
+            Step::DeleteRecords { part: 79 },
+            produce(&[0, 0, 0, 0]),
+            append(&[0, 0, 0]),
+            Step::TruncateTo { part: 39 },
+            Step::FailSync { nth: 1 },
+            Step::Produce {
+                producer: 0,
+                numbered: Numbered::NewEpoch,
+                transactional: false,
+                records: records(&[0]),
+            },
+            Step::TruncateTo { part: 0 },
+            Step::CutPower { seed: 9 },
+        ],
+    );
+}
