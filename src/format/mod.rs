@@ -16,6 +16,7 @@
 //! | `legacy` | messages of magic 0 and 1, which are read and never written |
 //! | `control` | transaction markers and other control records |
 //! | `consumer_protocol` | what the members of a group tell each other |
+//! | `group_records` | what is written down of groups and their offsets |
 //! | `java_hash` | where coordinators keep things |
 //! | `transaction_records` | what coordinators of transactions write down |
 //! | `index_entry`, `snapshot`, `checkpoint` | the entries and files beside a `.log` |
@@ -28,6 +29,7 @@ pub mod codec;
 mod compression;
 pub mod consumer_protocol;
 mod control;
+pub mod group_records;
 mod index_entry;
 mod java_hash;
 mod legacy;

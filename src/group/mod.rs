@@ -1,13 +1,17 @@
 //! Groups of consumers that share topics out among themselves, and what they have committed.
 //!
 //! - `coordinator.rs`: the seam [`GroupCoordinator`], and what is said across it.
+//! - `local`: the coordinator that ships, which keeps its state in the store ([`Store::groups`](crate::Store::groups)).
 //! - `assignor.rs`: the seam [`Assignor`]: who gets which partition.
 
 mod assignor;
 mod coordinator;
+mod local;
 
 pub use assignor::{Assignor, GroupMember, RebalanceProtocol};
 pub use coordinator::{
     Assigned, GroupCoordinator, GroupDescription, GroupListing, GroupMetadata, GroupState, JoinRequest,
     Joined, JoinedMember, MemberDescription, OffsetAndMetadata, OffsetCommit, SyncRequest,
 };
+pub use local::GroupConfig;
+pub(crate) use local::LocalGroups;

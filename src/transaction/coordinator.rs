@@ -14,7 +14,7 @@ use super::log::{StateLog, TRANSACTION_STATE, topic_config};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::format::transaction_records::{TransactionState, TransactionValue};
-use crate::group::GroupCoordinator;
+use crate::group::{GroupCoordinator, LocalGroups};
 use crate::partition::Durability;
 use crate::topic::{Attendant, Store, StoreHandle};
 use crate::types::TopicPartition;
@@ -130,9 +130,30 @@ impl TransactionCoordinator {
         Ok(())
     }
 
-    /// Has it work with another coordinator of groups: the one through which offsets are committed in transactions.
+    /// Has it work with another coordinator of groups than the store's own ([`Store::groups`]): the one through which
+    /// offsets are committed in transactions, and which hears when such a transaction ends. To be called before any is
+    /// begun.
     pub fn set_groups(&self, groups: Arc<dyn GroupCoordinator>) {
         *self.groups.write() = Some(groups);
+    }
+
+    /// The coordinator of groups that it works with.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub fn groups(&self) -> Result<Arc<dyn GroupCoordinator>> {
+        match self.groups.read().clone() {
+            Some(groups) => Ok(groups),
+            None => Ok(LocalGroups::of(&self.store)?),
+        }
+    }
+
+    /// The same, unless nobody has used groups yet: then there is nobody to be told of anything.
+    pub(super) fn groups_in_use(&self) -> Result<Option<Arc<dyn GroupCoordinator>>> {
+        match self.groups.read().clone() {
+            Some(groups) => Ok(Some(groups)),
+            None => Ok(self.store.kept::<LocalGroups>()?.map(|groups| groups as _)),
+        }
     }
 
     /// A new producer without a transactional id: one that does not write twice what it sends again, and has no
@@ -228,14 +249,11 @@ impl TransactionCoordinator {
         producer: ProducerIdAndEpoch,
         group: &str,
     ) -> Result<()> {
-        let outside = |reason: &str| Error::InvalidState {
+        let elsewhere = || Error::InvalidState {
             action: "commit offsets in a transaction",
-            reason: reason.into(),
+            reason: "whoever coordinates the group keeps its offsets elsewhere".into(),
         };
-        let groups = self.groups().ok_or_else(|| outside("nobody coordinates groups here"))?;
-        let partition = groups
-            .offsets_partition(group)?
-            .ok_or_else(|| outside("whoever coordinates the group keeps its offsets elsewhere"))?;
+        let partition = self.groups()?.offsets_partition(group)?.ok_or_else(elsewhere)?;
         self.add_partitions(transactional_id, producer, &[partition])
     }
 
@@ -316,10 +334,6 @@ impl TransactionCoordinator {
             }
             _ => known.written.elapsed(self.clock()) > self.config.read().id_expiration,
         }
-    }
-
-    pub(super) fn groups(&self) -> Option<Arc<dyn GroupCoordinator>> {
-        self.groups.read().clone()
     }
 
     pub(super) fn clock(&self) -> &dyn Clock {

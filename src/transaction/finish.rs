@@ -101,7 +101,7 @@ impl Held<'_> {
                 Err(error) => return Err(error),
             }
             if partition.topic.as_str() == CONSUMER_OFFSETS {
-                if let Some(groups) = self.coordinator.groups() {
+                if let Some(groups) = self.coordinator.groups_in_use()? {
                     groups.transaction_ended(partition, id, commit)?;
                 }
             }
