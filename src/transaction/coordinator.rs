@@ -169,7 +169,7 @@ impl TransactionCoordinator {
         if let Some(log) = self.state_log(false)? {
             for shard in &log.shards {
                 // The ids in it are avoided once it is read. One that cannot be read keeps nobody from the others.
-                let _ = shard.pick(&log, &self.store, |_, _| None::<()>);
+                let _ = shard.read(&log, &self.store);
             }
         }
         self.store.producer_id()
@@ -180,8 +180,9 @@ impl TransactionCoordinator {
     /// how long its transactions may be open.
     ///
     /// # Errors
-    /// [`Error::InvalidName`] for the transactional id, [`Error::InvalidConfig`] for the timeout; otherwise as an
-    /// append fails, and then nothing is known to have changed: ask again.
+    /// [`Error::InvalidName`] for the transactional id, [`Error::InvalidConfig`] for the timeout, [`Error::TooLarge`] if
+    /// there are too many ids already; otherwise as an append fails, and then nothing is known to have changed: ask
+    /// again.
     pub fn init_producer(&self, transactional_id: &str, timeout: Duration) -> Result<ProducerIdAndEpoch> {
         check_id(transactional_id)?;
         let timeout_ms = self.config.read().timeout_ms(timeout)?;
@@ -370,30 +371,31 @@ impl TransactionCoordinator {
             Some(_) => Ok(()),
             None => Err(unknown()),
         };
-        self.hold_if(id, false, turn, check)?.ok_or_else(unknown)
+        self.hold_if(id, None, turn, check)?.ok_or_else(unknown)
     }
 
     /// The turn with an id, new or not, once it is free.
     fn hold_or_make<'a>(&'a self, id: &'a str) -> Result<Held<'a>> {
         let gone = || Error::Closed { what: TRANSACTION_STATE.into() };
-        self.hold_if(id, true, Turn::Wait, |_| Ok(()))?.ok_or_else(gone)
+        let limit = self.config.read().ids_max;
+        self.hold_if(id, Some(limit), Turn::Wait, |_| Ok(()))?.ok_or_else(gone)
     }
 
     pub(super) fn hold_if<'a>(
         &'a self,
         id: &'a str,
-        make: bool,
+        make: Option<usize>,
         turn: Turn,
         check: impl Fn(Option<&TransactionValue>) -> Result<()>,
     ) -> Result<Option<Held<'a>>> {
         loop {
-            let Some(log) = self.state_log(make)? else { return Ok(None) };
+            let Some(log) = self.state_log(make.is_some())? else { return Ok(None) };
             let found = log.shard_of(id)?.entry(&log, &self.store, id, make)?;
             let Some(entry) = found else { return Ok(None) };
             match entry.take(id, turn, &check)? {
                 Taken::Turn(known) => return Ok(Some(Held { coordinator: self, log, id, entry, known })),
                 // Whoever forgot it may not have come to that yet.
-                Taken::Forgotten => log.shard_of(id)?.remove(id, &entry),
+                Taken::Forgotten => log.shard_of(id)?.remove(&log, id, &entry),
             }
         }
     }
@@ -452,7 +454,7 @@ impl Drop for Held<'_> {
     fn drop(&mut self) {
         if self.entry.give_back() {
             if let Ok(shard) = self.log.shard_of(self.id) {
-                shard.remove(self.id, &self.entry);
+                shard.remove(&self.log, self.id, &self.entry);
             }
         }
     }

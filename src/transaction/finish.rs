@@ -73,7 +73,7 @@ impl Held<'_> {
     /// What was decided to be committed must not be lost with the power, even where appends are not synced.
     fn make_durable(&self, partition: &TopicPartition) -> Result<()> {
         match self.find(partition)? {
-            Some(log) if log.config().durability != Durability::Synced => with_reopen(&log, || log.flush()),
+            Some(log) if log.recovery_point() < log.log_end() => with_reopen(&log, || log.flush()),
             _ => Ok(()),
         }
     }
