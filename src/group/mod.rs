@@ -2,12 +2,17 @@
 //!
 //! - `coordinator.rs`: the seam [`GroupCoordinator`], and what is said across it.
 //! - `local`: the coordinator that ships, which keeps its state in the store ([`Store::groups`](crate::Store::groups)).
+//! - `admin.rs`: what administrators do with groups.
+//! - [`conformance`]: what every coordinator must do, as checks.
 //! - `assignor.rs`: the seam [`Assignor`]: who gets which partition.
 
+mod admin;
 mod assignor;
+pub mod conformance;
 mod coordinator;
 mod local;
 
+pub use admin::{PartitionLag, ResetTo, group_lag, plan_reset, reset_offsets};
 pub use assignor::{Assignor, GroupMember, RebalanceProtocol};
 pub use coordinator::{
     Assigned, GroupCoordinator, GroupDescription, GroupListing, GroupMetadata, GroupState, JoinRequest,

@@ -9,6 +9,7 @@ use crate::wake::Replier;
 
 /// Answers and wakes, put off until they can run whatever code they like.
 #[derive(Debug, Default)]
+#[must_use = "somebody waits for it"]
 pub(super) struct Effects {
     joins: Vec<(Replier<Joined>, Result<Joined>)>,
     syncs: Vec<(Replier<Assigned>, Result<Assigned>)>,
@@ -50,10 +51,11 @@ impl Effects {
         self.due = Some(self.due.map_or(deadline, |due| due.min(deadline)));
     }
 
-    /// Tells everybody. Called without a lock: a waker may be anybody's code.
-    pub(super) fn deliver(&mut self) {
-        self.syncs.drain(..).for_each(|(replier, answer)| replier.send(answer));
-        self.joins.drain(..).for_each(|(replier, answer)| replier.send(answer));
-        self.wakers.drain(..).for_each(Waker::wake);
+    /// Tells everybody. Called without a lock: a waker may be anybody's code. Returns what is to be written down.
+    pub(super) fn deliver(self) -> Option<Write> {
+        self.syncs.into_iter().for_each(|(replier, answer)| replier.send(answer));
+        self.joins.into_iter().for_each(|(replier, answer)| replier.send(answer));
+        self.wakers.into_iter().for_each(Waker::wake);
+        self.write
     }
 }

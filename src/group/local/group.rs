@@ -20,6 +20,9 @@ use crate::types::{TopicName, TopicPartition};
 /// What kind of group consumers make.
 pub(super) const CONSUMER: &str = "consumer";
 
+/// How long a write that failed rests before it is tried again.
+pub(super) const RETRY_AFTER: Duration = Duration::from_secs(5);
+
 /// The moment of a call, and the settings in force.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Context<'a> {
@@ -69,8 +72,8 @@ pub(super) struct Group {
     pub(super) held: bool,
     /// Whether the log knows the group by itself, not by its offsets alone.
     pub(super) stored: bool,
-    /// That it is empty could not be written down yet.
-    pub(super) unsaved: bool,
+    /// That it is empty is not written down yet; and when to try again.
+    pub(super) unsaved: Option<Duration>,
 }
 
 /// An empty group that waits for its first members.
@@ -108,7 +111,7 @@ impl Group {
             transactions: BTreeMap::new(),
             held: false,
             stored: false,
-            unsaved: false,
+            unsaved: None,
         }
     }
 
@@ -118,7 +121,7 @@ impl Group {
             && self.invited.is_empty()
             && self.offsets.is_empty()
             && self.running.is_empty()
-            && !(self.stored || self.unsaved || self.held)
+            && !(self.stored || self.unsaved.is_some() || self.held)
     }
 
     pub(super) fn enter(&mut self, state: GroupState, context: &Context<'_>) {
@@ -261,8 +264,10 @@ impl Group {
         if self.sync_deadline.is_some_and(|deadline| deadline <= context.now) {
             self.end_syncing(context, effects);
         }
-        if self.unsaved && self.state == GroupState::Empty {
-            effects.write.get_or_insert(Write::Empty);
+        let unsaved = self.unsaved.filter(|_| self.state == GroupState::Empty);
+        if unsaved.is_some_and(|again| again <= context.now) {
+            self.unsaved = Some(context.now.saturating_add(RETRY_AFTER));
+            effects.write = Some(Write::Empty);
         }
         self.next_due()
     }
@@ -271,7 +276,8 @@ impl Group {
     pub(super) fn next_due(&self) -> Option<Duration> {
         let expiring = self.members.iter().filter(|member| !member.is_heard());
         let deadlines = expiring.map(|member| member.deadline).chain(self.invited.values().copied());
-        deadlines.chain(self.join_deadline).chain(self.sync_deadline).min()
+        let unsaved = self.unsaved.filter(|_| self.state == GroupState::Empty);
+        deadlines.chain(self.join_deadline).chain(self.sync_deadline).chain(unsaved).min()
     }
 
     /// The topics that the members subscribe to; `None` if that cannot be told, as of groups of something else than

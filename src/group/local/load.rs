@@ -241,7 +241,7 @@ fn settle(group: &mut Group, context: &Context<'_>) {
     group.subscribed = group.find_subscribed();
     if group.state == GroupState::Stable && group.members.is_empty() {
         // Without another generation: nobody is there who could mistake it.
-        (group.protocol, group.leader, group.unsaved) = (None, None, true);
+        (group.protocol, group.leader, group.unsaved) = (None, None, Some(context.now));
         group.enter(GroupState::Empty, context);
     } else if !gone.is_empty() || group.members.len() > context.config.members_max {
         group.rebalance(context, &mut nobody);

@@ -231,6 +231,14 @@ impl Members {
         self.known.get(protocol).copied().unwrap_or(0) == self.all.len()
     }
 
+    /// Whether all but the one know it.
+    pub(super) fn others_know(&self, protocol: &str, one: &str) -> bool {
+        let count = self.known.get(protocol).copied().unwrap_or(0);
+        let Some(one) = self.all.get(one) else { return count == self.all.len() };
+        let knows = one.protocols.iter().any(|(name, _)| name == protocol);
+        count - usize::from(knows) == self.all.len() - 1
+    }
+
     /// The protocol that most would have, of those that all know; of equals the first by name.
     pub(super) fn choose_protocol(&self) -> Option<String> {
         let mut votes: BTreeMap<&str, usize> = BTreeMap::new();

@@ -58,13 +58,10 @@ const OFFSETS_SEGMENT_BYTES: u32 = 104_857_600;
 const CLIENT_PART_CHARS: usize = 255;
 
 /// Coordinates the groups of a store, for the consumers of its process and for a server in front of others.
-#[derive(Debug)]
 pub(crate) struct LocalGroups {
     handle: StoreHandle,
     config: GroupConfig,
     shards: Mutex<Option<Arc<Shards>>>,
-    /// How many groups there are.
-    count: Arc<AtomicUsize>,
     /// When something is due, in nanoseconds of monotonic time; maybe earlier, never later.
     due: AtomicU64,
     /// Held while it is looked what is due.
@@ -130,7 +127,6 @@ impl LocalGroups {
             handle: handle.clone(),
             config: config.clone(),
             shards: Mutex::default(),
-            count: Arc::default(),
             due: AtomicU64::new(0),
             looking: Mutex::default(),
             retention: Mutex::new(Retention::new(handle.clock().monotonic(), config)),
@@ -165,8 +161,7 @@ impl LocalGroups {
             (Some(shards), Some(topic)) if same(shards, &topic) => return Ok(Some(Arc::clone(shards))),
             // Deleted by somebody: what was known of it is gone, too.
             (_, topic) => {
-                let shards = topic.map(|topic| Arc::new(Shards::new(topic, &self.count)));
-                self.count.store(0, Ordering::Relaxed);
+                let shards = topic.map(|topic| Arc::new(Shards::new(topic)));
                 std::mem::replace(&mut *current, shards)
             }
         };
@@ -224,7 +219,8 @@ impl LocalGroups {
         cell: &Cell,
         change: impl FnOnce(&mut Group, &Context<'_>, &mut Effects) -> T,
     ) -> (T, Option<Write>) {
-        self.change_locked(cell.group.lock(), change)
+        let (done, effects) = self.change_locked(cell.group.lock(), change);
+        (done, effects.deliver())
     }
 
     /// As [`change`](Self::change), once nobody removes anything of the group; none if the group is no more.
@@ -237,14 +233,19 @@ impl LocalGroups {
         while group.held {
             cell.changed.wait(&mut group);
         }
-        (group.state != GroupState::Dead).then(|| self.change_locked(group, change))
+        if group.state == GroupState::Dead {
+            return None;
+        }
+        let (done, effects) = self.change_locked(group, change);
+        Some((done, effects.deliver()))
     }
 
+    /// Changes a group. Who calls this delivers the effects, once it holds no lock.
     fn change_locked<T>(
         &self,
         mut group: MutexGuard<'_, Group>,
         change: impl FnOnce(&mut Group, &Context<'_>, &mut Effects) -> T,
-    ) -> (T, Option<Write>) {
+    ) -> (T, Effects) {
         let context = self.context();
         let mut effects = Effects::default();
         let done = change(&mut group, &context, &mut effects);
@@ -255,8 +256,7 @@ impl LocalGroups {
         if let Some(due) = effects.due {
             self.due.fetch_min(nanos(due), Ordering::SeqCst);
         }
-        effects.deliver();
-        (done, effects.write)
+        (done, effects)
     }
 
     fn new_member_id(&self, request: &JoinRequest) -> Result<String> {
@@ -327,10 +327,6 @@ impl LocalGroups {
                 let simple = member.generation < 0;
                 return if simple { Ok(()) } else { Err(unknown_member(&member.group, &member.member_id)) };
             };
-            if let Some(producer_id) = producer_id {
-                // Before it is written, so that the end of the transaction finds it whatever happens.
-                shard.transactions.lock().entry(producer_id).or_default().insert(member.group.clone());
-            }
             let begun =
                 self.change_live(&cell, |group, context, _| group.begin_commit(member, producer_id, context));
             let Some((permit, _)) = begun else { continue };
@@ -338,6 +334,10 @@ impl LocalGroups {
             let committed = if offsets.is_empty() {
                 Ok(())
             } else {
+                if let Some(producer_id) = producer_id {
+                    // Before it is written, so that the end of the transaction finds it whatever happens.
+                    shard.transactions.lock().entry(producer_id).or_default().insert(member.group.clone());
+                }
                 self.append_commit(&shard, &cell, transaction, offsets)
             };
             drop(committing);
@@ -356,8 +356,8 @@ impl LocalGroups {
         Ok(describe(&known))
     }
 
-    /// Looks at all groups for what is due. Returns what is to be written down, and does the rest.
-    fn look(&self, shards: &Shards) -> Vec<(Arc<Shard>, Arc<Cell>, Write)> {
+    /// Looks at all groups for what is due. Returns what is to be brought about.
+    fn look(&self, shards: &Shards) -> Vec<(Arc<Shard>, Arc<Cell>, Effects)> {
         let _one_at_a_time = self.looking.lock();
         let now = nanos(self.context().now);
         if self.due.load(Ordering::SeqCst) > now {
@@ -365,18 +365,18 @@ impl LocalGroups {
         }
         // Whatever becomes due from here on is noted by who makes it so.
         self.due.store(u64::MAX, Ordering::SeqCst);
-        let mut writes = Vec::new();
+        let mut changed = Vec::new();
         for shard in &shards.all {
             for cell in shard.cells() {
-                let (next, write) = self.change(&cell, Group::tick);
+                let (next, effects) = self.change_locked(cell.group.lock(), Group::tick);
                 if let Some(next) = next {
                     self.due.fetch_min(nanos(next), Ordering::SeqCst);
                 }
                 shard.forget(&cell, Group::is_void);
-                writes.extend(write.map(|write| (Arc::clone(shard), cell, write)));
+                changed.push((Arc::clone(shard), cell, effects));
             }
         }
-        writes
+        changed
     }
 }
 
@@ -402,16 +402,17 @@ fn nanos(time: Duration) -> u64 {
 }
 
 impl Shards {
-    fn new(topic: Topic, count: &Arc<AtomicUsize>) -> Self {
-        let shard = |number| Shard::new(topic.clone(), number, Arc::clone(count));
+    fn new(topic: Topic) -> Self {
+        let count = Arc::new(AtomicUsize::new(0));
+        let shard = |number| Shard::new(topic.clone(), number, Arc::clone(&count));
         let all = (0..topic.partition_count()).map(shard).collect();
         Shards { topic, all }
     }
 }
 
-impl fmt::Debug for Shards {
+impl fmt::Debug for LocalGroups {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shards").field("topic", &self.topic).finish_non_exhaustive()
+        f.debug_struct("LocalGroups").field("config", &self.config).finish_non_exhaustive()
     }
 }
 
@@ -570,15 +571,20 @@ impl GroupCoordinator for LocalGroups {
         };
         let mut failed = Ok(());
         if let Some(shards) = &shards {
-            for (shard, cell, write) in self.look(shards) {
-                failed = failed.and(self.write(&shard, &cell, write));
+            for (shard, cell, effects) in self.look(shards) {
+                let Some(write) = effects.deliver() else { continue };
+                match self.write(&shard, &cell, write) {
+                    // Whoever opens it for writing will write it down.
+                    Ok(()) | Err(Error::ReadOnly { .. }) => {}
+                    Err(error) => failed = failed.and(Err(error)),
+                }
             }
         }
-        let next_retention = self.retain(shards.as_deref(), &mut failed);
-        failed?;
-        let now = self.context().now;
-        let due = Duration::from_nanos(self.due.load(Ordering::SeqCst)).min(next_retention);
-        Ok(due.saturating_sub(now))
+        let mut due = self.retain(shards.as_deref(), &mut failed);
+        if shards.is_some() {
+            due = due.min(Duration::from_nanos(self.due.load(Ordering::SeqCst)));
+        }
+        failed.map(|()| due.saturating_sub(self.context().now))
     }
 }
 

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::config::too_large;
 use super::effects::{Effects, Write};
-use super::group::{CONSUMER, Context, Gathering, Group, answer_gone};
+use super::group::{CONSUMER, Context, Gathering, Group, RETRY_AFTER, answer_gone};
 use super::members::Member;
 use crate::error::{Error, Result};
 use crate::format::consumer_protocol::Subscription;
@@ -81,7 +81,7 @@ impl Group {
         if successor_of.is_none() {
             self.check_room(&request, context, effects)?;
         }
-        self.check_protocols(&request)?;
+        self.check_protocols(&request, successor_of.as_deref().unwrap_or(&request.member_id))?;
         if let Some(old) = successor_of {
             return self.succeed(&old, request, new_id, context, effects);
         }
@@ -118,11 +118,15 @@ impl Group {
         if known || there + invited < limit {
             return Ok(());
         }
-        self.drop_member(id, effects);
+        if self.members.get(id).is_some() {
+            self.drop_member(id, effects);
+            self.complete_if_all_joined(context, effects);
+        }
         Err(too_large("the number of members of the group", there as u64 + 1, limit as u64, "group.max.size"))
     }
 
-    fn check_protocols(&self, request: &JoinRequest) -> Result<()> {
+    /// Whether a member fits to all others, `itself` left out if it is one.
+    fn check_protocols(&self, request: &JoinRequest, itself: &str) -> Result<()> {
         let inconsistent =
             |reason: String| Err(Error::InconsistentProtocol { group: self.id.clone(), reason });
         if request.protocol_type.is_empty() || request.protocols.is_empty() {
@@ -138,7 +142,7 @@ impl Group {
                 request.protocol_type
             ));
         }
-        if !request.protocols.iter().any(|(name, _)| self.members.all_know(name)) {
+        if !request.protocols.iter().any(|(name, _)| self.members.others_know(name, itself)) {
             let names: Vec<&str> = request.protocols.iter().map(|(name, _)| name.as_str()).collect();
             return inconsistent(format!("all other members share none of its protocols {names:?}"));
         }
@@ -260,7 +264,9 @@ impl Group {
             if self.state == GroupState::CompletingRebalance {
                 member.assignment = Bytes::new();
             }
-            effects.wake(member.waker.as_ref());
+            if !member.is_joining() {
+                effects.wake(member.waker.as_ref());
+            }
         }
         effects.moved = true;
         (self.staged, self.sync_deadline) = (None, None);
@@ -317,7 +323,7 @@ impl Group {
             (self.protocol, self.leader) = (None, None);
             self.subscribed = self.find_subscribed();
             self.enter(GroupState::Empty, context);
-            self.unsaved = true;
+            self.unsaved = Some(context.now.saturating_add(RETRY_AFTER));
             effects.write = Some(Write::Empty);
             return;
         }
@@ -414,7 +420,7 @@ impl Group {
         self.stored |= result.is_ok();
         match write {
             Write::Empty => {
-                self.unsaved &= result.is_err();
+                self.unsaved = self.unsaved.filter(|_| result.is_err());
                 result
             }
             Write::Assignment(generation) => {

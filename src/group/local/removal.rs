@@ -195,6 +195,9 @@ impl LocalGroups {
     }
 
     fn expire(&self, shard: &Arc<Shard>) -> Result<()> {
+        if shard.check_writable().is_err() {
+            return Ok(());
+        }
         let context = self.context();
         let mut failed = Ok(());
         for cell in shard.cells() {

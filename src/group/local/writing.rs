@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::effects::Write;
+use super::effects::{Effects, Write};
 use super::group::Group;
 use super::offsets::Committed;
 use super::shard::{Cell, Entry, Shard, group_key, offset_entry};
@@ -18,7 +18,7 @@ impl Group {
     /// The record to write; none if things have moved on.
     fn to_write(&self, write: &Write) -> Option<GroupMetadataValue> {
         let due = match write {
-            Write::Empty => self.state == GroupState::Empty && self.unsaved,
+            Write::Empty => self.state == GroupState::Empty && self.unsaved.is_some(),
             Write::Assignment(generation) => {
                 self.state == GroupState::CompletingRebalance && self.generation == *generation
             }
@@ -57,7 +57,7 @@ fn millis(time: Duration) -> i32 {
     i32::try_from(time.as_millis()).unwrap_or(i32::MAX).max(1)
 }
 
-/// A write under way: whatever becomes of it, those who wait for it hear of it.
+/// A write under way: if the file system panics, those who wait for it hear of it, too.
 struct Writing<'a> {
     groups: &'a LocalGroups,
     cell: &'a Cell,
@@ -65,26 +65,31 @@ struct Writing<'a> {
 }
 
 impl Writing<'_> {
-    fn end(&mut self, result: Result<()>) -> Result<()> {
-        let Some(write) = self.write.take() else { return Ok(()) };
-        let (told, _) = self
-            .groups
-            .change(self.cell, |group, context, effects| group.written(write, result, context, effects));
-        told
+    fn end(&mut self, result: Result<()>) -> (Result<()>, Effects) {
+        let Some(write) = self.write.take() else { return (Ok(()), Effects::default()) };
+        self.groups.change_locked(self.cell.group.lock(), |group, context, effects| {
+            group.written(write, result, context, effects)
+        })
     }
 }
 
 impl Drop for Writing<'_> {
     fn drop(&mut self) {
-        let interrupted =
-            Error::InvalidState { action: "write a group down", reason: "the file system panicked".into() };
-        let _ = self.end(Err(interrupted));
+        let reason = "the file system panicked".into();
+        let (_, effects) = self.end(Err(Error::InvalidState { action: "write a group down", reason }));
+        effects.deliver();
     }
 }
 
 impl LocalGroups {
     /// Writes a group down. Returns the failure if nobody else is told of it.
     pub(super) fn write(&self, shard: &Shard, cell: &Cell, write: Write) -> Result<()> {
+        let (told, effects) = self.write_in_order(shard, cell, write);
+        effects.deliver();
+        told
+    }
+
+    fn write_in_order(&self, shard: &Shard, cell: &Cell, write: Write) -> (Result<()>, Effects) {
         let _in_order = cell.scribe.lock();
         let found = {
             let mut group = cell.group.lock();
@@ -97,7 +102,7 @@ impl LocalGroups {
             }
             group.to_write(&write).map(|value| (group.id.clone(), value))
         };
-        let Some((id, value)) = found else { return Ok(()) };
+        let Some((id, value)) = found else { return (Ok(()), Effects::default()) };
         let mut writing = Writing { groups: self, cell, write: Some(write) };
         let written = group_key(&id).and_then(|key| {
             let value = value.encode().map_err(|source| Error::InvalidBatch { source })?;
