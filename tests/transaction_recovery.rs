@@ -19,15 +19,16 @@ use std::time::Duration;
 
 use annals::format::transaction_records::{TransactionState as State, TransactionValue, decode_key};
 use annals::fs::{Call, Crash, Fault, When};
-use annals::group::{GroupCoordinator, GroupMetadata, OffsetAndMetadata, OffsetCommit};
+use annals::group::{GroupConfig, GroupMetadata, OffsetAndMetadata, OffsetCommit};
 use annals::{
     Durability, Error, Isolation, Partition, ProducerIdAndEpoch, Result, Store, TopicConfig,
     TransactionCoordinator,
 };
-use coordinated::{MINUTE, Offsets, committed, coordinator, write};
+use coordinated::{MINUTE, committed, coordinator, write};
 use logs::Machine;
 
 const ID: &str = "billing";
+const GROUP: &str = "readers";
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 /// No act of these tests makes so many calls.
@@ -52,9 +53,8 @@ fn logs_of(store: &Store) -> Vec<Partition> {
 
 /// Those among them in which the transaction has a record.
 fn written(store: &Store) -> Vec<Partition> {
-    let offsets = Offsets::new(store).partition("g");
-    let others =
-        |log: &Partition| log.id().topic.as_str() != "__consumer_offsets" || log.id() == offsets.id();
+    let offsets = store.groups().unwrap().offsets_partition(GROUP).unwrap().unwrap();
+    let others = |log: &Partition| log.id().topic != offsets.topic || *log.id() == offsets;
     logs_of(store).into_iter().filter(others).collect()
 }
 
@@ -63,9 +63,9 @@ fn scene() -> Scene {
     let store = machine.open();
     store.create_topic("t", TopicConfig::new().partitions(PARTITIONS - 1)).unwrap();
     store.create_topic("lax", TopicConfig::new().durability(Durability::Process)).unwrap();
-    let offsets = Offsets::new(&store);
+    store.groups_with(GroupConfig::new().offsets_partitions(2)).unwrap();
+    store.groups().unwrap().offsets_partition(GROUP).unwrap();
     let transactions = coordinator(&store);
-    transactions.set_groups(Arc::clone(&offsets) as _);
     let producer = transactions.init_producer(ID, MINUTE).unwrap();
     // A first transaction, so that files are there and the next is not the first.
     begin(&store, &transactions, producer, 0);
@@ -75,16 +75,24 @@ fn scene() -> Scene {
 }
 
 fn begin(store: &Store, transactions: &TransactionCoordinator, producer: ProducerIdAndEpoch, sequence: i32) {
-    let logs: Vec<Partition> =
-        logs_of(store).into_iter().filter(|log| log.id().topic.as_str() != "__consumer_offsets").collect();
+    let mut logs = written(store);
+    let offsets = logs.pop().unwrap();
+    assert_eq!(offsets.id().topic.as_str(), "__consumer_offsets");
     let ids: Vec<_> = logs.iter().map(|log| log.id().clone()).collect();
     transactions.add_partitions(ID, producer, &ids).unwrap();
-    transactions.add_offsets(ID, producer, "g").unwrap();
+    transactions.add_offsets(ID, producer, GROUP).unwrap();
     logs.iter().for_each(|log| write(log, producer, sequence));
-    let position = OffsetAndMetadata::new(u64::from(sequence.unsigned_abs()));
+    let position = OffsetAndMetadata::new(committed(&logs[0]) as u64 + 1);
     let commit = OffsetCommit { partition: ids[0].clone(), position };
-    let member = GroupMetadata::simple("g");
-    Offsets::new(store).commit_in_transaction(&member, producer.id, producer.epoch, &[commit]).unwrap();
+    let member = GroupMetadata::simple(GROUP);
+    let groups = store.groups().unwrap();
+    groups.commit_in_transaction(&member, producer.id, producer.epoch, &[commit]).unwrap();
+}
+
+/// What the group has committed: the number of the last transaction that was.
+fn position(store: &Store, stable: bool) -> Result<u64> {
+    let committed = store.groups()?.committed(GROUP, None, stable)?;
+    Ok(committed.values().next().map_or(0, |position| position.offset))
 }
 
 /// What is done to the open transaction.
@@ -118,6 +126,7 @@ fn is_committed(store: &Store, name: &str) -> bool {
     assert_eq!(counts.len(), PARTITIONS as usize + 1);
     assert!(counts.iter().all(|&count| count == counts[0]), "{name}: partitions differ: {counts:?}");
     assert!((1..=2).contains(&counts[0]), "{name}: {counts:?}");
+    assert_eq!(position(store, false).unwrap(), counts[0] as u64, "{name}: the offset of the group");
     counts[0] == 2
 }
 
@@ -141,8 +150,10 @@ fn check(store: &Store, transactions: &TransactionCoordinator, what: Act, done: 
     if undecided {
         // Nothing of it was decided, so nobody may see any of it.
         assert!(!is_committed(store, name), "{name}: seen and not decided");
+        assert!(matches!(position(store, true), Err(Error::UnstableOffsets { .. })), "{name}");
     } else {
         assert_nobody_waits(store, name);
+        position(store, true).unwrap();
     }
     let was_committed = is_committed(store, name);
     if done {
@@ -161,6 +172,7 @@ fn check(store: &Store, transactions: &TransactionCoordinator, what: Act, done: 
     for log in written(store) {
         assert_eq!(committed(&log), 2 + usize::from(was_committed), "{name}");
     }
+    assert_eq!(position(store, true).unwrap(), 2 + u64::from(was_committed), "{name}");
     assert!(transactions.find_hanging().unwrap().is_empty(), "{name}");
 }
 
@@ -181,10 +193,6 @@ fn check_records(store: &Store, name: &str) {
 fn open_with_coordinator(machine: &Machine) -> Result<(Store, Arc<TransactionCoordinator>)> {
     let store = machine.try_open()?;
     let transactions = store.transactions()?;
-    if machine.disk.names().iter().any(|name| name.starts_with("__consumer_offsets-0")) {
-        // Created long before the crash.
-        transactions.set_groups(Offsets::new(&store) as _);
-    }
     Ok((store, transactions))
 }
 
@@ -198,14 +206,26 @@ fn found(machine: &Machine, crash: Crash) -> Machine {
     Machine { disk: machine.disk.crash(crash), clock }
 }
 
-fn check_found(machine: &Machine, what: Act, done: bool, name: &str) {
-    let (store, transactions) = open_with_coordinator(machine).unwrap();
-    check(&store, &transactions, what, done, name);
-    drop((transactions, store));
-    // And the same again, in good order.
-    let (store, transactions) = open_with_coordinator(machine).unwrap();
-    assert_nobody_waits(&store, name);
-    assert_eq!(transactions.describe(ID).unwrap().state, State::CompleteCommit, "{name}");
+/// Looks at what is found after a crash, whether groups are used before transactions or after.
+fn check_found(machine: &Machine, crash: Crash, what: Act, done: bool, name: &str) {
+    for groups_first in [false, true] {
+        let name = &format!("{name}, {crash:?}, groups first: {groups_first}");
+        let machine = found(machine, crash);
+        if groups_first {
+            let store = machine.open();
+            let before = position(&store, false).unwrap();
+            let transactions = store.transactions().unwrap();
+            assert!(position(&store, false).unwrap() >= before, "{name}");
+            check(&store, &transactions, what, done, name);
+        } else {
+            let (store, transactions) = open_with_coordinator(&machine).unwrap();
+            check(&store, &transactions, what, done, name);
+        }
+        // And the same once more, closed in good order.
+        let (store, transactions) = open_with_coordinator(&machine).unwrap();
+        assert_nobody_waits(&store, name);
+        assert_eq!(transactions.describe(ID).unwrap().state, State::CompleteCommit, "{name}");
+    }
 }
 
 #[test]
@@ -218,8 +238,7 @@ fn a_crash_at_any_call_leaves_all_partitions_agreed() {
             let done = act(&scene, what).is_ok();
             let calls = scene.machine.disk.calls() - before;
             for crash in crashes() {
-                let machine = found(&scene.machine, crash);
-                check_found(&machine, what, done, &format!("call {call}, {crash:?}"));
+                check_found(&scene.machine, crash, what, done, &format!("call {call}"));
             }
             if calls < call {
                 assert!(done, "{what:?} fails without a fault");
@@ -233,7 +252,7 @@ fn a_crash_at_any_call_leaves_all_partitions_agreed() {
 fn a_crash_at_any_call_of_the_recovery_changes_nothing() {
     for what in [Act::Commit, Act::Abort] {
         // In the order of the markers: none of them is written, one is, and all but one are.
-        let offsets = Offsets::new(&scene().store).partition("g").id().to_string();
+        let offsets = written(&scene().store).last().unwrap().id().to_string();
         for stopped_at in [&*offsets, "lax-0", "t-1"] {
             let scene = scene();
             scene.machine.disk.fail(When::next().of(&[Call::Write]).under(stopped_at), Fault::PowerOff);
@@ -277,8 +296,7 @@ fn a_failing_call_leaves_all_partitions_agreed() {
             scene.machine.disk.heal();
             let name = format!("call {call}, {fault:?}");
             // A power cut in the middle of it.
-            let machine = found(&scene.machine, Crash::PowerCut { seed: call });
-            check_found(&machine, what, done, &format!("{name}, then a power cut"));
+            check_found(&scene.machine, Crash::PowerCut { seed: call }, what, done, &name);
             // Whatever is left to do, maintenance does.
             let _ = scene.store.maintain();
             if what == Act::TimeOut {
@@ -366,6 +384,6 @@ fn a_power_cut_after_a_commit_takes_nothing_of_it_even_where_appends_are_not_syn
     let scene = scene();
     act(&scene, Act::Commit).unwrap();
     for crash in crashes() {
-        check_found(&found(&scene.machine, crash), Act::Commit, true, &format!("{crash:?}"));
+        check_found(&scene.machine, crash, Act::Commit, true, "it was committed");
     }
 }

@@ -16,6 +16,7 @@ use super::codec::{
     write_compact_nullable_string, write_compact_string, write_nullable_string, write_string,
     write_tagged_fields,
 };
+pub use super::java_hash::coordinator_partition;
 use crate::error::FormatError;
 use crate::types::Uuid;
 
@@ -388,18 +389,4 @@ fn check_version(version: i16, what: &'static str) -> Result<(), FormatError> {
         return Ok(());
     }
     Err(FormatError::Version { what, found: version.into(), supported: "0 to 4" })
-}
-
-/// The partition of a coordinator's topic with so many partitions in which the records of a group, or of a
-/// transactional id, lie (Kafka's `Utils.abs(id.hashCode()) % partitions`).
-///
-/// ```
-/// use annals::format::group_records::coordinator_partition;
-/// assert_eq!(coordinator_partition("console-consumer-12345", 50), 6);
-/// ```
-pub fn coordinator_partition(id: &str, partitions: u32) -> u32 {
-    let hash = id.encode_utf16().fold(0i32, |hash, unit| hash.wrapping_mul(31).wrapping_add(unit.into()));
-    // The one number without a positive counterpart is 0 for Kafka.
-    let positive = hash.checked_abs().unwrap_or(0);
-    positive.unsigned_abs() % partitions.max(1)
 }

@@ -22,3 +22,4 @@ pub use coordinator::{
     Joined, JoinedMember, MemberDescription, OffsetAndMetadata, OffsetCommit, SyncRequest,
 };
 pub use local::GroupConfig;
+pub(crate) use local::LocalGroups;

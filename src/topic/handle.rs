@@ -131,6 +131,12 @@ impl StoreHandle {
         Arc::clone(found).downcast::<T>().map_err(mistaken)
     }
 
+    /// What is kept with the store under this type, if it was ever made.
+    pub(crate) fn kept<T: Any + Send + Sync>(&self) -> Result<Option<Arc<T>>> {
+        let kept = self.shared()?.extensions.kept.lock().get(&TypeId::of::<T>()).cloned();
+        Ok(kept.and_then(|kept| kept.downcast::<T>().ok()))
+    }
+
     /// Has it looked after with each pass of maintenance, as long as somebody else keeps it.
     pub(crate) fn attend(&self, attendant: Weak<dyn Attendant>) -> Result<()> {
         self.shared()?.extensions.attendants.lock().push(attendant);
