@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -10,17 +10,19 @@ use parking_lot::Mutex;
 
 use super::buffer::BufferPool;
 use super::config::ProducerConfig;
-use super::delivery::{BatchResult, Waiting};
+use super::delivery::{BatchResult, Outcome, Waiting};
 use super::identity::Identity;
 use super::interceptor::ProducerInterceptor;
 use super::queue::{Memory, Outgoing, ProducerTopic};
 use super::schedule::Schedule;
 use super::stats::Counters;
+use super::transaction::{Transactions, is_fenced};
 use crate::clock::Clock;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorClass, Result};
 use crate::format::RECORD_BATCH_OVERHEAD;
 use crate::partition::Partition;
 use crate::topic::{Attendant, StoreHandle};
+use crate::transaction::ProducerIdAndEpoch;
 
 /// Everything but the thread.
 pub(super) struct Core {
@@ -34,6 +36,9 @@ pub(super) struct Core {
     pub(super) undone: Undone,
     /// Whose batches they are, if retries must not duplicate.
     pub(super) identity: Option<Identity>,
+    pub(super) transactions: Option<Transactions>,
+    /// Why the producer, which has no transactions, is of no use any more.
+    fatal: Mutex<Option<Error>>,
     topics: ArcSwap<HashMap<String, Arc<ProducerTopic>>>,
     /// No more sends are taken: the producer is being closed, or the store was.
     closing: AtomicBool,
@@ -42,10 +47,17 @@ pub(super) struct Core {
     hasty: AtomicBool,
     /// Nothing is written any more.
     killed: AtomicBool,
+    /// There is something in `fatal`.
+    failed: AtomicBool,
 }
 
 impl Core {
-    pub(super) fn new(config: ProducerConfig, handle: StoreHandle, identity: Option<Identity>) -> Arc<Self> {
+    pub(super) fn new(
+        config: ProducerConfig,
+        handle: StoreHandle,
+        identity: Option<Identity>,
+        transactions: Option<Transactions>,
+    ) -> Arc<Self> {
         let clock = Arc::clone(handle.clock());
         let waiting = Waiting { clock: Arc::clone(&clock), sender: Default::default() };
         Arc::new(Core {
@@ -58,11 +70,14 @@ impl Core {
             counters: Counters::default(),
             undone: Undone::default(),
             identity,
+            transactions,
+            fatal: Mutex::default(),
             topics: ArcSwap::default(),
             closing: AtomicBool::new(false),
             store_closed: AtomicBool::new(false),
             hasty: AtomicBool::new(false),
             killed: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
         })
     }
 
@@ -89,7 +104,10 @@ impl Core {
         Ok(self.topics.load().get(name).map_or(topic, Arc::clone))
     }
 
+    /// Those that were ever sent to. Whoever has just said that no more sends are taken finds every queue here in which
+    /// one may still be adding its record: it looks at that after it has made the queue known.
     pub(super) fn known_topics(&self) -> Arc<HashMap<String, Arc<ProducerTopic>>> {
+        fence(Ordering::SeqCst);
         self.topics.load_full()
     }
 
@@ -124,7 +142,105 @@ impl Core {
         if self.store_closed.load(Ordering::SeqCst) {
             return Err(Error::Closed { what: "the store".into() });
         }
-        if self.is_closing() { Err(closed()) } else { Ok(()) }
+        if self.is_closing() {
+            return Err(closed());
+        }
+        if let Some(transactions) = &self.transactions {
+            return transactions.check_send();
+        }
+        if self.failed.load(Ordering::SeqCst) {
+            return Err(self.fatal.lock().clone().unwrap_or_else(closed));
+        }
+        Ok(())
+    }
+
+    /// Why batches that wait are not written any more, if they are not.
+    pub(super) fn refusal(&self) -> Option<Error> {
+        if self.is_killed() {
+            return Some(closed());
+        }
+        if let Some(transactions) = &self.transactions {
+            return transactions.refusal();
+        }
+        self.failed.load(Ordering::SeqCst).then(|| self.fatal.lock().clone().unwrap_or_else(closed))
+    }
+
+    /// A batch has failed for good; `doubt` if it may be in its log nevertheless. Returns what to tell who sent it.
+    pub(super) fn batch_failed(&self, error: Error, doubt: bool) -> Error {
+        if let Some(transactions) = &self.transactions {
+            return transactions.batch_failed(error, doubt);
+        }
+        if is_fenced(&error) {
+            self.fatal.lock().get_or_insert_with(|| error.clone());
+            self.failed.store(true, Ordering::SeqCst);
+        } else if let Some(identity) = self.identity.as_ref().filter(|_| doubt) {
+            // What comes next must not be taken for what may be in the log. Where no new numbers are to be had, the
+            // store is closed, and takes none under the old ones.
+            let _ = identity.bump();
+        }
+        error
+    }
+
+    /// Who the producer is.
+    pub(super) fn producer(&self) -> Result<ProducerIdAndEpoch> {
+        self.identity.as_ref().map(Identity::now).ok_or_else(closed)
+    }
+
+    /// Returns once every send that was let through has its record in a batch.
+    pub(super) fn wait_for_senders(&self) {
+        for topic in self.known_topics().values() {
+            topic.known_queues().iter().for_each(|queue| queue.wait_for_senders());
+        }
+    }
+
+    /// Has everything written that waits, and waits until it is decided.
+    pub(super) fn flush(&self) {
+        self.schedule.force();
+        self.undone.snapshot().iter().for_each(|result| result.wait_finished());
+        self.schedule.relax();
+    }
+
+    /// Fails what waits, if it is not to be written any more. What the sender has in its hands, it fails itself.
+    pub(super) fn fail_waiting(&self) {
+        for topic in self.known_topics().values() {
+            for queue in topic.known_queues().iter() {
+                let Some(refusal) = self.refusal() else { return };
+                for batch in queue.take_all() {
+                    batch.decide(Outcome::Failed(refusal.clone()));
+                }
+            }
+        }
+    }
+
+    /// Does something again for as long as that may help, at most so long as a send may block.
+    pub(super) fn persist<T>(&self, what: &str, act: impl Fn() -> Result<T>) -> Result<T> {
+        let deadline = self.clock.monotonic().saturating_add(self.config.max_block);
+        let mut attempts = 0;
+        loop {
+            let error = match act() {
+                // Its own words say it better than any repetition.
+                Err(error @ Error::RebalanceInProgress { .. }) => return Err(error),
+                Err(error) if error.class() == ErrorClass::Retriable => error,
+                result => return result,
+            };
+            attempts += 1;
+            let wait = self.backoff(attempts);
+            if self.is_closing() || self.clock.monotonic().saturating_add(wait) > deadline {
+                let what = format!("{what} (last: {error})");
+                return Err(Error::Timeout { what, waited: self.config.max_block });
+            }
+            self.clock.sleep(wait);
+        }
+    }
+
+    /// How long to wait after so many attempts.
+    pub(super) fn backoff(&self, attempts: u32) -> Duration {
+        let config = &self.config;
+        let doubled = config.retry_backoff.saturating_mul(1 << attempts.saturating_sub(1).min(20));
+        let longest = doubled.min(config.retry_backoff_max);
+        // From four fifths to six fifths of it.
+        let chance = self.random() as f64 / u64::MAX as f64;
+        longest.mul_f64(0.8 + 0.4 * chance).min(config.retry_backoff_max)
     }
 
     pub(super) fn is_closing(&self) -> bool {
@@ -152,15 +268,11 @@ impl Core {
         first
     }
 
-    /// Fails what waits. What the sender has in its hands, it fails itself.
+    /// Writes nothing any more.
     pub(super) fn kill(&self) {
         self.begin_close(true);
         self.killed.store(true, Ordering::SeqCst);
-        for topic in self.known_topics().values() {
-            for queue in topic.known_queues().iter() {
-                drop(queue.take_all());
-            }
-        }
+        self.fail_waiting();
         self.schedule.hurry();
     }
 }

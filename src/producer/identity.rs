@@ -1,38 +1,40 @@
-//! By which id and epoch the log knows a producer, so that it tells a retry from a new batch.
+//! By which id and epoch the logs know a producer, so that they tell a retry from a new batch.
+
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use crate::error::Result;
-use crate::topic::StoreHandle;
+use crate::transaction::{ProducerIdAndEpoch, TransactionCoordinator};
 
 /// Id and epoch of an idempotent producer.
 #[derive(Debug)]
 pub(super) struct Identity {
-    now: Mutex<(i64, i16)>,
+    coordinator: Arc<TransactionCoordinator>,
+    now: Mutex<ProducerIdAndEpoch>,
 }
 
 impl Identity {
-    /// A new one.
-    pub(super) fn new(handle: &StoreHandle) -> Result<Self> {
-        Ok(Identity { now: Mutex::new((new_producer_id(handle)?, 0)) })
+    pub(super) fn new(coordinator: Arc<TransactionCoordinator>, first: ProducerIdAndEpoch) -> Self {
+        Identity { coordinator, now: Mutex::new(first) }
     }
 
-    pub(super) fn now(&self) -> (i64, i16) {
+    pub(super) fn now(&self) -> ProducerIdAndEpoch {
         *self.now.lock()
     }
 
-    /// Begins another epoch, in which numbers start from 0: nobody knows whether a batch of the last one is in the log.
-    pub(super) fn bump(&self, handle: &StoreHandle) -> Result<()> {
+    pub(super) fn set(&self, next: ProducerIdAndEpoch) {
+        *self.now.lock() = next;
+    }
+
+    /// Begins another epoch, in which numbers start from 0; after the last one, as another producer. For one without
+    /// transactions: nobody else speaks for its id.
+    pub(super) fn bump(&self) -> Result<()> {
         let mut now = self.now.lock();
-        let (id, epoch) = *now;
-        *now = match epoch.checked_add(1) {
-            Some(next) => (id, next),
-            None => (new_producer_id(handle)?, 0),
+        *now = match now.epoch.checked_add(1) {
+            Some(epoch) => ProducerIdAndEpoch { epoch, ..*now },
+            None => self.coordinator.init_idempotent()?,
         };
         Ok(())
     }
-}
-
-fn new_producer_id(handle: &StoreHandle) -> Result<i64> {
-    Ok((handle.random()? >> 2) as i64)
 }

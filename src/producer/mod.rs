@@ -11,6 +11,7 @@
 //! | `delivery` | what became of each record |
 //! | `sticky` | where records without a key go |
 //! | `identity` | by what id the log tells a retry from a new batch |
+//! | `transaction` | what may be called when, where there are transactions |
 //! | `interceptor` | who sees every record |
 //! | `stats` | figures |
 
@@ -26,6 +27,7 @@ mod schedule;
 mod sender;
 mod stats;
 mod sticky;
+mod transaction;
 
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -43,9 +45,11 @@ use queue::Outgoing;
 use sender::Sender;
 pub use stats::ProducerStats;
 use stats::add;
+use transaction::Transactions;
 
 use crate::error::{Error, Result};
 use crate::format::Record;
+use crate::group::{GroupMetadata, OffsetCommit};
 use crate::topic::Store;
 
 /// Sends records: gathers them in batches, and has a thread of its own write them.
@@ -143,9 +147,19 @@ impl Store {
     /// cannot be started.
     pub fn producer(&self, config: ProducerConfig) -> Result<Producer> {
         config.check()?;
-        let handle = self.weak_handle();
-        let identity = config.is_idempotent().then(|| Identity::new(&handle)).transpose()?;
-        let core = Core::new(config, handle, identity);
+        let (mut identity, mut transactions) = (None, None);
+        if config.is_idempotent() {
+            let coordinator = self.transactions()?;
+            let producer = match &config.transactional_id {
+                Some(id) => {
+                    transactions = Some(Transactions::new(Arc::clone(&coordinator), id.clone()));
+                    coordinator.init_producer(id, config.transaction_timeout)?
+                }
+                None => coordinator.init_idempotent()?,
+            };
+            identity = Some(Identity::new(coordinator, producer));
+        }
+        let core = Core::new(config, self.weak_handle(), identity, transactions);
         let attendant: Weak<Core> = Arc::downgrade(&core);
         core.handle.attend(attendant)?;
         Producer::start(core)
@@ -272,10 +286,61 @@ impl Producer {
     /// which would wait for itself.
     pub fn flush(&self) -> Result<()> {
         self.core.waiting.refuse_sender("flush")?;
-        self.core.schedule.force();
-        self.core.undone.snapshot().iter().for_each(|result| result.wait_finished());
-        self.core.schedule.relax();
+        self.core.flush();
         Ok(())
+    }
+
+    /// Begins a transaction. What is sent from now on belongs to it.
+    ///
+    /// # Errors
+    /// [`Error::TransactionState`] if one is open; [`Error::InvalidState`] without a transactional id;
+    /// [`Error::ProducerFenced`].
+    pub fn begin_transaction(&self) -> Result<()> {
+        self.transactions("begin a transaction")?.begin()
+    }
+
+    /// Commits offsets of a group as part of the transaction: they count once it is committed, together with its
+    /// records. `member` is the consumer whose records these are, as its group knows it, so that one that was replaced
+    /// commits nothing.
+    ///
+    /// # Errors
+    /// [`Error::TransactionState`] if no transaction is open. Otherwise the transaction can only be aborted:
+    /// [`Error::IllegalGeneration`], [`Error::UnknownMember`], [`Error::FencedInstance`] if the consumer is no member
+    /// any more; [`Error::Timeout`].
+    pub fn send_offsets_to_transaction(
+        &self,
+        offsets: &[OffsetCommit],
+        member: &GroupMetadata,
+    ) -> Result<()> {
+        self.transactions("send offsets to a transaction")?.send_offsets(&self.core, offsets, member)
+    }
+
+    /// Flushes, and commits the transaction: everything in it counts from now on, whatever happens.
+    ///
+    /// # Errors
+    /// [`Error::TransactionAborted`] if one of its records was not delivered: [abort](Self::abort_transaction) it.
+    /// [`Error::Timeout`] if nobody knows yet whether it is committed: commit again. [`Error::ProducerFenced`] if
+    /// another producer has taken over, or the transaction took longer than its timeout: it is aborted.
+    /// [`Error::TransactionState`] if none is open.
+    pub fn commit_transaction(&self) -> Result<()> {
+        self.transactions("commit a transaction")?.commit(&self.core)
+    }
+
+    /// Aborts the transaction: nothing of it counts. What is not written yet is not written any more.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] if that could not be written down: abort again. [`Error::ProducerFenced`]: somebody else has
+    /// done it. [`Error::TransactionState`] if none is open.
+    pub fn abort_transaction(&self) -> Result<()> {
+        self.transactions("abort a transaction")?.abort(&self.core)
+    }
+
+    fn transactions(&self, action: &'static str) -> Result<&Transactions> {
+        self.core.waiting.refuse_sender(action)?;
+        let without =
+            || Error::InvalidState { action, reason: "the producer has no transactional id".into() };
+        let transactions = self.core.transactions.as_ref().ok_or_else(without)?;
+        if self.core.is_closing() { Err(core::closed()) } else { Ok(transactions) }
     }
 
     /// Takes no more sends, has everything written that was sent, and waits until it is decided, at most for `timeout`.

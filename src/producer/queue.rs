@@ -13,12 +13,13 @@ use parking_lot::Mutex;
 use super::batch::{Batch, Callback};
 use super::buffer::Reservation;
 use super::core::Core;
-use super::delivery::{BatchResult, Delivery};
+use super::delivery::{BatchResult, Delivery, Outcome};
 use super::sticky::Sticky;
 use crate::error::{Error, Result};
 use crate::format::{Codec, Record};
 use crate::partition::Partition;
 use crate::topic::{Partitioner, Topic, partition_for_key};
+use crate::transaction::ProducerIdAndEpoch;
 use crate::types::{TopicName, TopicPartition};
 
 /// A topic, and what waits for it.
@@ -52,8 +53,8 @@ pub(super) struct PartitionQueue {
 /// How far the sender has come with the numbers of a partition's batches.
 #[derive(Debug, Default)]
 pub(super) struct Lane {
-    /// The producer id and epoch that the numbers belong to.
-    pub(super) identity: Option<(i64, i16)>,
+    /// Whose numbers they are.
+    pub(super) producer: Option<ProducerIdAndEpoch>,
     pub(super) next_sequence: i32,
 }
 
@@ -212,6 +213,10 @@ impl PartitionQueue {
         &self.id
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.length.load(Ordering::Relaxed) == 0
+    }
+
     fn partition(&self, topic: &Topic) -> Result<Arc<Partition>> {
         if let Some(known) = self.partition.load_full() {
             return Ok(known);
@@ -296,12 +301,15 @@ impl PartitionQueue {
         if expires <= now { Taken::Expired(first) } else { Taken::Due(first) }
     }
 
-    /// Puts batches back in front, in their order, and has them looked at then.
+    /// Puts batches back in front, in their order, and has them looked at then; fails them if nothing is to be written
+    /// any more.
     pub(super) fn put_back(self: &Arc<Self>, core: &Core, mut back: Vec<Batch>, at: Duration) {
         {
             let mut batches = self.batches.lock();
-            // Otherwise they are dropped, and so have failed.
-            if core.is_killed() {
+            // Under the lock: whoever empties the queue has said before why.
+            if let Some(refusal) = core.refusal() {
+                drop(batches);
+                back.into_iter().for_each(|batch| batch.decide(Outcome::Failed(refusal.clone())));
                 return;
             }
             while let Some(batch) = back.pop() {
@@ -310,6 +318,11 @@ impl PartitionQueue {
             self.length.store(batches.len() as u32, Ordering::Relaxed);
         }
         core.schedule.add_later(self, at);
+    }
+
+    /// Returns once nobody is adding a record.
+    pub(super) fn wait_for_senders(&self) {
+        drop(self.batches.lock());
     }
 
     /// Takes everything out.

@@ -15,6 +15,7 @@ use super::stats::add;
 use crate::error::{Error, ErrorClass, Result};
 use crate::format::increment_sequence;
 use crate::partition::{AppendOptions, Appended, Isolation, Listening, Partition, ProducerStamp, Unsettled};
+use crate::transaction::ProducerIdAndEpoch;
 use crate::types::TopicPartition;
 
 /// How many bytes of one partition are written in a round, so that others have their turn.
@@ -54,13 +55,17 @@ impl Sender {
         while !self.is_done() {
             if catch_unwind(AssertUnwindSafe(|| self.round())).is_err() {
                 // The batches in hand have failed as they were dropped, in the middle of whatever it was.
-                self.begin_epoch();
+                let lost = Error::InvalidState { action: "send", reason: "the sender panicked".into() };
+                self.core.batch_failed(lost, true);
                 self.look_at_all();
             }
         }
         self.replicating.clear();
         // A send may have come between.
         self.core.kill();
+        if let Some(transactions) = &self.core.transactions {
+            transactions.abort_at_end(self.core.identity.as_ref());
+        }
     }
 
     fn is_done(&self) -> bool {
@@ -82,11 +87,29 @@ impl Sender {
         let due = core.schedule.next(&*core.clock, self.next_expiry());
         let forced = due.forced || core.pool.is_exhausted();
         self.look_at_replicas();
+        self.add_partitions(&due.queues);
         let mut written = Vec::new();
         for queue in due.queues {
             self.write_due(&queue, forced, &mut written);
         }
         self.settle(written);
+        if core.refusal().is_some() {
+            core.fail_waiting();
+        }
+    }
+
+    /// Has the partitions that are about to be written to in the transaction, all at once.
+    fn add_partitions(&self, queues: &[Arc<PartitionQueue>]) {
+        let waiting = queues.iter().filter(|queue| !queue.is_empty()).map(|queue| queue.id());
+        // Whoever writes adds what is missing, and fails if that does.
+        let _ = self.add_to_transaction(waiting);
+    }
+
+    fn add_to_transaction<'a>(&self, partitions: impl Iterator<Item = &'a TopicPartition>) -> Result<()> {
+        match &self.core.transactions {
+            Some(transactions) => transactions.add_partitions(self.core.producer()?, partitions),
+            None => Ok(()),
+        }
     }
 
     /// Writes what is due of a queue.
@@ -125,11 +148,12 @@ impl Sender {
     /// Writes a batch, if need be after finding or opening its log again.
     fn write(&self, queue: &Arc<PartitionQueue>, batch: &mut Batch) -> Result<(Arc<Partition>, Unsettled)> {
         let core = &*self.core;
-        let topic = core.topic(queue.id().topic.as_str())?;
         batch.attempts += 1;
         if batch.attempts > 1 {
             add(&core.counters.retries, 1);
         }
+        self.add_to_transaction(std::iter::once(queue.id()))?;
+        let topic = core.topic(queue.id().topic.as_str())?;
         match self.write_to(queue, &topic, batch) {
             Err(Error::Closed { .. }) => topic.look_up(core, queue)?,
             Err(Error::Poisoned { .. }) => topic.partition(queue)?.reopen()?,
@@ -156,18 +180,20 @@ impl Sender {
 
     /// The number that a batch goes by.
     fn stamp(&self, queue: &PartitionQueue, batch: &Batch) -> Option<ProducerStamp> {
-        let (id, epoch) = self.core.identity.as_ref()?.now();
+        let producer = self.core.identity.as_ref()?.now();
         let mut lane = queue.lane.lock();
         // One that may be in the log comes under the same number, if that is still the next.
-        let next = (lane.identity, lane.next_sequence);
-        let same = |doubt: &ProducerStamp| next == (Some((doubt.id, doubt.epoch)), doubt.base_sequence);
+        let next = (lane.producer, lane.next_sequence);
+        let same = |doubt: &ProducerStamp| next == (Some(owner(doubt)), doubt.base_sequence);
         if let Some(doubt) = batch.doubt.filter(same) {
             return Some(doubt);
         }
-        if lane.identity != Some((id, epoch)) {
-            *lane = Lane { identity: Some((id, epoch)), next_sequence: 0 };
+        if lane.producer != Some(producer) {
+            *lane = Lane { producer: Some(producer), next_sequence: 0 };
         }
-        Some(ProducerStamp { id, epoch, base_sequence: lane.next_sequence, transactional: false })
+        let transactional = self.core.transactions.is_some();
+        let (id, epoch, base_sequence) = (producer.id, producer.epoch, lane.next_sequence);
+        Some(ProducerStamp { id, epoch, base_sequence, transactional })
     }
 
     /// Waits for the disk, for all that was written.
@@ -192,7 +218,7 @@ impl Sender {
             batch.doubt = batch.stamp();
             if let Some(stamp) = batch.doubt {
                 let mut lane = queue.lane.lock();
-                if lane.identity == Some((stamp.id, stamp.epoch)) {
+                if lane.producer == Some(owner(&stamp)) {
                     lane.next_sequence = stamp.base_sequence;
                 }
             }
@@ -229,13 +255,14 @@ impl Sender {
                 let outcome = if high_watermark > last_offset {
                     placed(*appended)
                 } else if let Err(error @ Error::Closed { .. }) = partition.check() {
-                    Outcome::Failed(error)
+                    Outcome::Failed(core.batch_failed(error, false))
                 } else if core.is_hasty() || expires <= core.clock.monotonic() {
                     let wanted = partition.config().min_insync_replicas;
                     let reason = format!(
                         "min.insync.replicas={wanted}, and the high watermark is {high_watermark}, not above {last_offset}"
                     );
-                    Outcome::Failed(Error::NotEnoughReplicas { partition: partition.id().to_string(), reason })
+                    let error = Error::NotEnoughReplicas { partition: partition.id().to_string(), reason };
+                    Outcome::Failed(core.batch_failed(error, false))
                 } else {
                     replicating.listening =
                         partition.listen(last_offset, Isolation::ReadUncommitted, &waker);
@@ -267,7 +294,7 @@ impl Sender {
             if batch.count() > 1 {
                 match batch.split(*limit as usize) {
                     Ok(pieces) => queue.put_back(&core, pieces, Duration::ZERO),
-                    Err(_) => self.begin_epoch(),
+                    Err(error) => drop(core.batch_failed(error, true)),
                 }
                 return Next::Go;
             }
@@ -277,7 +304,7 @@ impl Sender {
             && batch.attempts <= core.config.retries
             && !core.is_hasty();
         if again && now < expires {
-            batch.not_before = now.saturating_add(self.backoff(batch.attempts));
+            batch.not_before = now.saturating_add(core.backoff(batch.attempts));
             batch.failure = Some(error);
             let at = batch.not_before.min(expires);
             queue.put_back(&core, vec![batch], at);
@@ -304,29 +331,15 @@ impl Sender {
     }
 
     fn give_up(&mut self, batch: Batch, error: Error) {
-        // What comes next must not be taken for what may be in the log.
-        if batch.doubt.is_some() || matches!(error, Error::OutOfOrderSequence { .. }) {
-            self.begin_epoch();
-        }
+        let doubt = batch.doubt.is_some() || matches!(error, Error::OutOfOrderSequence { .. });
+        let error = self.core.batch_failed(error, doubt);
         batch.decide(Outcome::Failed(error));
     }
+}
 
-    fn begin_epoch(&self) {
-        if let Some(identity) = &self.core.identity {
-            // Of a closed store nobody gets anything, new numbers or old.
-            let _ = identity.bump(&self.core.handle);
-        }
-    }
-
-    /// How long to wait after so many attempts.
-    fn backoff(&self, attempts: u32) -> Duration {
-        let config = &self.core.config;
-        let doubled = config.retry_backoff.saturating_mul(1 << (attempts - 1).min(20));
-        let longest = doubled.min(config.retry_backoff_max);
-        // From four fifths to six fifths of it.
-        let chance = self.core.random() as f64 / u64::MAX as f64;
-        longest.mul_f64(0.8 + 0.4 * chance).min(config.retry_backoff_max)
-    }
+/// Whose number it is.
+fn owner(stamp: &ProducerStamp) -> ProducerIdAndEpoch {
+    ProducerIdAndEpoch { id: stamp.id, epoch: stamp.epoch }
 }
 
 /// Whether the queue of a batch that failed goes on with the next one.
