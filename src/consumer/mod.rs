@@ -113,11 +113,13 @@ impl Store {
         let attendant: Weak<dyn Attendant> = Arc::downgrade(&attendant);
         store.attend(attendant)?;
         let topics_version = store.topics_version()?;
-        let group = config.group.as_ref().map(|group| {
-            let coordinator = config.coordinator.clone().unwrap_or_else(|| self.groups());
-            let (instance_id, assignors) = (config.group_instance_id.clone(), config.assignors.clone());
-            Membership::new(coordinator, group.clone(), instance_id, assignors)
-        });
+        let group = match &config.group {
+            Some(group) => {
+                let coordinator = config.coordinator.clone().map_or_else(|| self.groups(), Ok)?;
+                Some(Membership::new(coordinator, group, &config))
+            }
+            None => None,
+        };
         Ok(Consumer {
             mode: config.commit_mode(),
             slots: Slots::new(Arc::clone(&bell), &config),

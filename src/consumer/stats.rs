@@ -38,8 +38,16 @@ impl Consumer {
     /// Figures about it at this moment. Asks no file.
     pub fn stats(&self) -> ConsumerStats {
         let Counters { polls, records, bytes, commits, commit_failures, rebalances } = self.counters;
-        let mut stats =
-            ConsumerStats { polls, records, bytes, commits, commit_failures, rebalances, partitions: 0, lag: 0 };
+        let mut stats = ConsumerStats {
+            polls,
+            records,
+            bytes,
+            commits,
+            commit_failures,
+            rebalances,
+            partitions: 0,
+            lag: 0,
+        };
         for slot in self.slots.iter() {
             stats.partitions += 1;
             stats.lag += slot.lag(self.config.isolation).unwrap_or(0);

@@ -12,6 +12,7 @@ mod local;
 
 pub use assignor::{Assignor, GroupMember, RebalanceProtocol};
 pub use assignors::{CooperativeStickyAssignor, RangeAssignor, RoundRobinAssignor, StickyAssignor};
+pub(crate) use coordinator::check_group_id;
 pub use coordinator::{
     Assigned, GroupCoordinator, GroupDescription, GroupListing, GroupMetadata, GroupState, JoinRequest,
     Joined, JoinedMember, MemberDescription, OffsetAndMetadata, OffsetCommit, SyncRequest,
