@@ -151,8 +151,7 @@ impl Consumer {
         if !self.wanted.is_subscription() {
             return Ok(GroupMetadata::simple(&membership.group));
         }
-        membership.check_stable()?;
-        Ok(membership.metadata())
+        membership.committer()
     }
 
     fn commit_now(&mut self, offsets: &Offsets) -> Result<()> {
@@ -169,9 +168,11 @@ impl Consumer {
         });
         if let Err(error) = committed {
             self.counters.commit_failures += 1;
-            if let Some(membership) = self.group.as_mut().filter(|_| self.wanted.is_subscription()) {
-                membership.take_note(&error);
-            }
+            let Some(membership) = self.group.as_mut().filter(|_| self.wanted.is_subscription()) else {
+                return Err(error);
+            };
+            let error = membership.why_refused(error);
+            membership.take_note(&error);
             return Err(error);
         }
         self.counters.commits += 1;
@@ -225,7 +226,7 @@ impl Consumer {
     /// Commits positions by itself: those that moved, or all.
     fn commit_own(&mut self, now: Duration, all: bool) -> Result<()> {
         if self.committer().is_err() {
-            // Not a member just now. What is still its own afterwards is committed then.
+            // In no generation: there is nothing of its own to commit.
             return Ok(());
         }
         let mut offsets = Offsets::new();
@@ -244,8 +245,7 @@ impl Consumer {
     /// A commit of its own failed.
     fn not_committed(&mut self, now: Duration, error: Error) -> Result<()> {
         self.commits.moved = true;
-        let about_membership = self.group.as_mut().is_some_and(|membership| membership.take_note(&error));
-        if about_membership {
+        if is_about_membership(&error) {
             return Ok(());
         }
         self.commits.next = self.commits.next.max(now.saturating_add(RETRY_BACKOFF));
@@ -277,13 +277,18 @@ impl Consumer {
         }
         match self.commit_now(&offsets) {
             Ok(()) => Ok(true),
-            Err(error) => {
-                let about_membership =
-                    self.group.as_mut().is_some_and(|membership| membership.take_note(&error));
-                if about_membership { Ok(false) } else { Err(error) }
-            }
+            Err(error) if is_about_membership(&error) => Ok(false),
+            Err(error) => Err(error),
         }
     }
+}
+
+/// Whether the poll deals with it by joining again.
+fn is_about_membership(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::RebalanceInProgress { .. } | Error::IllegalGeneration { .. } | Error::UnknownMember { .. }
+    )
 }
 
 impl Slot {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::interceptor::ConsumerInterceptor;
 use crate::error::{Error, Result};
-use crate::group::{Assignor, GroupCoordinator};
+use crate::group::{Assignor, GroupCoordinator, check_group_id};
 use crate::partition::Isolation;
 
 /// Settings of a consumer, each with Kafka's default unless its documentation says why not.
@@ -300,9 +300,10 @@ impl ConsumerConfig {
     /// With everything that follows from other settings.
     ///
     /// # Errors
-    /// [`Error::InvalidConfig`].
+    /// [`Error::InvalidConfig`], [`Error::InvalidName`] for the group.
     pub(super) fn resolve(mut self) -> Result<Self> {
         self.check()?;
+        self.group.as_deref().map_or(Ok(()), check_group_id)?;
         if self.delivery == Some(DeliveryGuarantee::ExactlyOnce) {
             self.isolation = Isolation::ReadCommitted;
         }

@@ -13,18 +13,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::Consumer;
+use super::config::ConsumerConfig;
 use super::listener::Told;
 use crate::error::{Error, Result};
 use crate::format::consumer_protocol::{Assignment, Subscription};
 use crate::group::{
     Assigned, Assignor, CooperativeStickyAssignor, GroupCoordinator, GroupMember, GroupMetadata, JoinRequest,
-    Joined, RangeAssignor, RebalanceProtocol, SyncRequest,
+    Joined, JoinedMember, RangeAssignor, RebalanceProtocol, SyncRequest,
 };
 use crate::types::{TopicName, TopicPartition};
 use crate::wake::Reply;
@@ -72,17 +73,13 @@ pub(super) struct Membership {
 enum Stage {
     Out,
     Joining(Reply<Joined>),
-    Syncing(Reply<Assigned>, String),
+    Syncing(Reply<Assigned>),
     Stable,
 }
 
 impl Membership {
-    pub(super) fn new(
-        coordinator: Arc<dyn GroupCoordinator>,
-        group: String,
-        instance_id: Option<String>,
-        mut assignors: Vec<Arc<dyn Assignor>>,
-    ) -> Self {
+    pub(super) fn new(coordinator: Arc<dyn GroupCoordinator>, group: &str, config: &ConsumerConfig) -> Self {
+        let mut assignors = config.assignors.clone();
         if assignors.is_empty() {
             assignors = vec![Arc::new(RangeAssignor), Arc::new(CooperativeStickyAssignor)];
         }
@@ -92,8 +89,8 @@ impl Membership {
         let rebalances = if all { RebalanceProtocol::Cooperative } else { RebalanceProtocol::Eager };
         Membership {
             coordinator,
-            group,
-            instance_id,
+            group: group.to_string(),
+            instance_id: config.group_instance_id.clone(),
             assignors,
             rebalances,
             member_id: String::new(),
@@ -133,14 +130,29 @@ impl Membership {
         self.rejoin = true;
     }
 
-    /// Why it cannot commit as a member now, if so.
-    pub(super) fn check_stable(&self) -> Result<()> {
-        let (group, member_id) = (self.group.clone(), self.member_id.clone());
-        match self.stage {
-            _ if self.fenced => Err(self.fenced_error()),
-            Stage::Stable => Ok(()),
-            Stage::Joining(_) | Stage::Syncing(..) => Err(Error::RebalanceInProgress { group }),
-            Stage::Out => Err(Error::UnknownMember { group, member_id }),
+    /// As whom it commits. Also while partitions are shared out anew: until everybody has joined, the generation before
+    /// counts.
+    ///
+    /// # Errors
+    /// [`Error::FencedInstance`], or [`Error::UnknownMember`] if it is in no generation.
+    pub(super) fn committer(&self) -> Result<GroupMetadata> {
+        if self.fenced {
+            return Err(self.fenced_error());
+        }
+        if self.generation < 0 {
+            let (group, member_id) = (self.group.clone(), self.member_id.clone());
+            return Err(Error::UnknownMember { group, member_id });
+        }
+        Ok(self.metadata())
+    }
+
+    /// Why a commit was refused, as the member sees it: while it joins, the group may be a generation ahead.
+    pub(super) fn why_refused(&self, error: Error) -> Error {
+        match error {
+            Error::IllegalGeneration { group, .. } if !self.is_stable() && !self.gone => {
+                Error::RebalanceInProgress { group }
+            }
+            error => error,
         }
     }
 
@@ -209,7 +221,7 @@ impl Membership {
             group: self.group.clone(),
             reason: format!("it has chosen {:?}, which this member does not know", joined.protocol),
         })?;
-        let member = |member: &crate::group::JoinedMember| GroupMember {
+        let member = |member: &JoinedMember| GroupMember {
             member_id: member.member_id.clone(),
             instance_id: member.instance_id.clone(),
             // One that cannot be understood gets nothing, and does not keep the others from it.
@@ -248,10 +260,11 @@ impl Consumer {
             let step = match &mut membership.stage {
                 Stage::Out => Ok(Step::Join),
                 Stage::Joining(reply) => Pin::new(reply).poll(&mut context).map_ok(Step::Sync).into_step(),
-                Stage::Syncing(reply, _) => Pin::new(reply).poll(&mut context).map_ok(Step::Take).into_step(),
+                Stage::Syncing(reply) => Pin::new(reply).poll(&mut context).map_ok(Step::Take).into_step(),
                 Stage::Stable => {
                     if self.bell.take_group_call() || now >= membership.next_heartbeat {
                         membership.next_heartbeat = now.saturating_add(self.config.heartbeat_interval);
+                        membership.next_tick = now;
                         membership.coordinator.heartbeat(&membership.metadata()).map(|()| Step::Rest)
                     } else {
                         Ok(Step::Rest)
@@ -355,7 +368,7 @@ impl Consumer {
                 membership.share_out(&joined, |topics| super::subscription::counts(&store, topics))?;
         }
         let request = SyncRequest { member: membership.metadata(), assignments };
-        membership.stage = Stage::Syncing(membership.coordinator.sync(request), joined.protocol);
+        membership.stage = Stage::Syncing(membership.coordinator.sync(request));
         Ok(())
     }
 

@@ -116,8 +116,7 @@ impl Store {
         let group = match &config.group {
             Some(group) => {
                 let coordinator = config.coordinator.clone().map_or_else(|| self.groups(), Ok)?;
-                let (instance_id, assignors) = (config.group_instance_id.clone(), config.assignors.clone());
-                Some(Membership::new(coordinator, group.clone(), instance_id, assignors))
+                Some(Membership::new(coordinator, group, &config))
             }
             None => None,
         };

@@ -17,6 +17,7 @@ mod local;
 pub use admin::{PartitionLag, ResetTo, group_lag, plan_reset, reset_offsets};
 pub use assignor::{Assignor, GroupMember, RebalanceProtocol};
 pub use assignors::{CooperativeStickyAssignor, RangeAssignor, RoundRobinAssignor, StickyAssignor};
+pub(crate) use coordinator::check_group_id;
 pub use coordinator::{
     Assigned, GroupCoordinator, GroupDescription, GroupListing, GroupMetadata, GroupState, JoinRequest,
     Joined, JoinedMember, MemberDescription, OffsetAndMetadata, OffsetCommit, SyncRequest,

@@ -75,3 +75,30 @@ impl Wake for Task {
         self.0.fetch_add(1, Ordering::SeqCst);
     }
 }
+
+/// Polls them in turn until none has anything to do any more, and brings what they returned, each its own.
+pub fn settle(consumers: &mut [&mut Consumer]) -> Vec<Vec<String>> {
+    let mut all = vec![Vec::new(); consumers.len()];
+    let mut quiet = 0;
+    while quiet < 3 {
+        let before = states(consumers);
+        for (consumer, all) in consumers.iter_mut().zip(&mut all) {
+            all.extend(poll(consumer));
+        }
+        quiet = if states(consumers) == before { quiet + 1 } else { 0 };
+    }
+    all
+}
+
+fn states(consumers: &[&mut Consumer]) -> Vec<(u64, u64, usize)> {
+    let state = |consumer: &&mut Consumer| {
+        let stats = consumer.stats();
+        (stats.rebalances, stats.records, stats.partitions)
+    };
+    consumers.iter().map(state).collect()
+}
+
+/// The numbers of the partitions that it has, of a single topic.
+pub fn numbers(consumer: &Consumer) -> Vec<u32> {
+    consumer.assignment().iter().map(|id| id.partition).collect()
+}
