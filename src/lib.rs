@@ -49,6 +49,7 @@ pub mod fs;
 pub mod group;
 mod observe;
 mod partition;
+pub mod share;
 mod storage;
 mod topic;
 mod types;

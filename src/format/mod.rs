@@ -16,6 +16,8 @@
 //! | `legacy` | messages of magic 0 and 1, which are read and never written |
 //! | `control` | transaction markers and other control records |
 //! | `consumer_protocol` | what the members of a group tell each other |
+//! | `java_hash` | where coordinators keep things |
+//! | `share_records` | what is kept of share groups |
 //! | `index_entry`, `snapshot`, `checkpoint` | the entries and files beside a `.log` |
 
 mod batch;
@@ -27,10 +29,12 @@ mod compression;
 pub mod consumer_protocol;
 mod control;
 mod index_entry;
+mod java_hash;
 mod legacy;
 mod message;
 mod record;
 mod record_set;
+mod share_records;
 mod snapshot;
 
 pub use batch::{
@@ -43,6 +47,10 @@ pub use checksum::{crc32, crc32c};
 pub use compression::{Codec, Compression, compress, decompress};
 pub use control::{ControlType, EndTransactionMarker};
 pub use index_entry::{AbortedTransaction, OffsetIndexEntry, TimeIndexEntry};
+pub use java_hash::{coordinator_partition, java_hash};
 pub use record::{Header, Headers, Record, RecordView, StoredRecord};
 pub use record_set::{IntoRecords, RecordIter, RecordSet};
+pub use share_records::{
+    DeliveryState, ShareRecordKey, ShareSnapshot, ShareStateKey, ShareUpdate, StateBatch,
+};
 pub use snapshot::{ProducerEntry, ProducerSnapshot};
