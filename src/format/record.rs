@@ -256,6 +256,16 @@ impl StoredRecord {
         (self.sequence >= 0).then_some(self.sequence)
     }
 
+    /// The same record, in memory of its own.
+    pub(crate) fn detached(&self) -> StoredRecord {
+        StoredRecord { bytes: Bytes::copy_from_slice(&self.bytes), ..self.clone() }
+    }
+
+    /// How many bytes it takes in its batch.
+    pub(crate) fn stored_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// The key as a share of the batch's memory, without a copy.
     pub fn key_bytes(&self) -> Option<Bytes> {
         self.key.map(|span| self.bytes.slice(span.range()))

@@ -365,6 +365,15 @@ impl InFlight {
         self.advance();
     }
 
+    /// Gives up records that cannot be delivered, and has that written down. Those that are acquired stay so.
+    pub fn archive(&mut self, first: u64, last: u64) {
+        let first = first.max(self.start);
+        if first <= last {
+            self.unwritten.set(first, last, ());
+            self.pass_over(first, last);
+        }
+    }
+
     /// Forgets everything from an offset on, since the log has been cut there: what comes at those offsets is new.
     pub fn forget_from(&mut self, offset: u64) {
         let Some(last) = self.end.checked_sub(1).filter(|last| *last >= offset) else { return };
@@ -495,6 +504,16 @@ impl InFlight {
         let update = self.update(number, &ranges);
         self.writing = Some(Writing { number, ranges, start });
         Some(update)
+    }
+
+    /// Everything that is known, as it would be written down.
+    pub fn snapshot(&self) -> StateUpdate {
+        let mut all = Spans::default();
+        if let Some(last) = self.end.checked_sub(1).filter(|last| *last >= self.start) {
+            all.set(self.start, last, ());
+        }
+        // The write with this number has not begun: nothing counts as acknowledged that is not written.
+        self.update(u64::MAX, &all)
     }
 
     /// The write that was begun is durable: what it holds counts.

@@ -38,11 +38,6 @@ impl<T: Copy + Eq> Spans<T> {
         self.by_first.is_empty()
     }
 
-    /// The offset behind the last one, if there is any.
-    pub(super) fn end(&self) -> Option<u64> {
-        self.by_first.last_key_value().map(|(_, (last, _))| last + 1)
-    }
-
     /// The span that holds the offset.
     pub(super) fn at(&self, offset: u64) -> Option<Span<T>> {
         let (&first, &(last, value)) = self.by_first.range(..=offset).next_back()?;
