@@ -51,6 +51,7 @@ pub mod group;
 mod observe;
 mod partition;
 mod producer;
+pub mod share;
 mod storage;
 mod topic;
 pub mod transaction;

@@ -264,6 +264,11 @@ impl StoredRecord {
         (self.sequence >= 0).then_some(self.sequence)
     }
 
+    /// The same record, in memory of its own.
+    pub(crate) fn detached(&self) -> StoredRecord {
+        StoredRecord { bytes: Bytes::copy_from_slice(&self.bytes), ..self.clone() }
+    }
+
     /// The bytes that it takes in its (decompressed) batch, with everything that belongs to it.
     pub(crate) fn size(&self) -> usize {
         self.bytes.len()
