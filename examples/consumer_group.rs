@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use annals::consumer::{DeliveryGuarantee, OffsetReset};
-use annals::{ConsumerConfig, Record, Store, TopicConfig};
+use annals::{ConsumerConfig, ProducerConfig, Record, Store, TopicConfig};
 
 const LINES: &str = include_str!("data/nasa-http.log");
 
@@ -23,10 +23,12 @@ type Handled = Mutex<BTreeMap<(u32, u64), u32>>;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let directory = tempfile::tempdir()?;
     let store = Store::open(directory.path())?;
-    let topic = store.create_topic("requests", TopicConfig::new().partitions(6))?;
-    for (number, line) in LINES.lines().enumerate() {
-        topic.partition(number as u32 % 6)?.append(&Record::new(line))?;
+    store.create_topic("requests", TopicConfig::new().partitions(6))?;
+    let producer = store.producer(ProducerConfig::new())?;
+    for line in LINES.lines() {
+        producer.send("requests", &Record::new(line).key(line.split(' ').next().unwrap_or_default()))?;
     }
+    producer.flush()?;
     let total = LINES.lines().count();
 
     let handled = Handled::default();

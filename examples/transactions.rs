@@ -20,11 +20,13 @@ const LINES: &str = include_str!("data/nasa-http.log");
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let directory = tempfile::tempdir()?;
     let store = Store::open(directory.path())?;
-    let requests = store.create_topic("requests", TopicConfig::new().partitions(3))?;
+    store.create_topic("requests", TopicConfig::new().partitions(3))?;
     store.create_topic("hits", TopicConfig::new())?;
+    let producer = store.producer(ProducerConfig::new())?;
     for line in LINES.lines() {
-        requests.append(&Record::new(line).key(line.split(' ').next().unwrap_or_default()))?;
+        producer.send("requests", &Record::new(line).key(line.split(' ').next().unwrap_or_default()))?;
     }
+    producer.flush()?;
     let total = LINES.lines().count();
 
     println!("first run  counted {} of {total}, then was cut off", count(&store, Some(4))?);
@@ -62,10 +64,10 @@ fn count(store: &Store, dies_in: Option<usize>) -> annals::Result<usize> {
         }
         transaction += 1;
         producer.begin_transaction()?;
-        for record in &records {
-            producer.send("hits", &Record::new("1").key(record.1.key().unwrap_or_default()))?;
+        for (_, record) in records.iter() {
+            producer.send("hits", &Record::new("1").key(record.key().unwrap_or_default()))?;
         }
-        producer.send_offsets_to_transaction(&consumer.positions_to_commit(), &consumer.group_metadata()?)?;
+        producer.send_offsets_to_transaction(consumer.positions_to_commit(), &consumer.group_metadata()?)?;
         if Some(transaction) == dies_in {
             producer.flush()?;
             std::mem::forget(producer);

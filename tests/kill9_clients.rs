@@ -13,11 +13,13 @@
 #[path = "common/kills.rs"]
 mod kills;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use annals::consumer::{Consumer, DeliveryGuarantee, OffsetReset};
+use annals::share::{Acknowledge, AcknowledgementMode, LowestKeyFirst, ShareConfig, ShareOffsetReset};
 use annals::{
     ConsumerConfig, Durability, Error, Isolation, Producer, ProducerConfig, Record, Store, TopicConfig,
 };
@@ -58,12 +60,12 @@ fn all(store: &Store) -> Vec<Place> {
     partitions.iter().flat_map(|log| (0..log.log_end()).map(|offset| (log.id().partition, offset))).collect()
 }
 
-fn consumer(store: &Store, guarantee: DeliveryGuarantee) -> Consumer {
+fn consumer(store: &Store, guarantee: DeliveryGuarantee, max_poll_records: usize) -> Consumer {
     let config = ConsumerConfig::new()
         .group("workers")
         .offset_reset(OffsetReset::Earliest)
         .delivery(guarantee)
-        .max_poll_records(7);
+        .max_poll_records(max_poll_records);
     let mut consumer = store.consumer(config).unwrap();
     consumer.subscribe(["in"]).unwrap();
     consumer
@@ -71,7 +73,7 @@ fn consumer(store: &Store, guarantee: DeliveryGuarantee) -> Consumer {
 
 /// Handles records for ever, or until there are none.
 fn handle(store: &Store, guarantee: DeliveryGuarantee, until_empty: bool, mut handle: impl FnMut(Place)) {
-    let mut consumer = consumer(store, guarantee);
+    let mut consumer = consumer(store, guarantee, if until_empty { 500 } else { 7 });
     loop {
         let records = consumer.poll(TICK).unwrap();
         if until_empty && records.is_empty() {
@@ -112,6 +114,10 @@ fn child() {
         "exactly-once" => transform(&store, false),
         "producer" => produce(&store),
         "offsets" => commit_offsets(&store),
+        "queue" => std::thread::scope(|scope| {
+            (0..2).for_each(|_| drop(scope.spawn(|| work(&store, queue(), false, &say))))
+        }),
+        "priority" => work(&store, priority(), false, &say),
         kind => panic!("no child {kind}"),
     }
 }
@@ -157,7 +163,7 @@ fn at_least_once_loses_nothing() {
 /// Copies records from one topic to the other, in transactions.
 fn transform(store: &Store, until_empty: bool) {
     let producer = store.producer(ProducerConfig::new().transactional_id("copier")).unwrap();
-    let mut consumer = consumer(store, DeliveryGuarantee::ExactlyOnce);
+    let mut consumer = consumer(store, DeliveryGuarantee::ExactlyOnce, if until_empty { 500 } else { 7 });
     loop {
         let records = consumer.poll(TICK).unwrap();
         if records.is_empty() {
@@ -174,7 +180,7 @@ fn transform(store: &Store, until_empty: bool) {
             last = record.offset();
         }
         let group = consumer.group_metadata().unwrap();
-        producer.send_offsets_to_transaction(&consumer.positions_to_commit(), &group).unwrap();
+        producer.send_offsets_to_transaction(consumer.positions_to_commit(), &group).unwrap();
         if last % 5 == 4 && !until_empty {
             // Taken back, and read again.
             producer.abort_transaction().unwrap();
@@ -182,7 +188,9 @@ fn transform(store: &Store, until_empty: bool) {
             consumer.seek_to_committed(&assigned).unwrap();
         } else {
             producer.commit_transaction().unwrap();
-            say(&format!("committed {last}."));
+            if !until_empty {
+                say(&format!("committed {last}."));
+            }
         }
     }
 }
@@ -319,4 +327,69 @@ fn what_is_committed_and_the_generation_of_a_group_never_go_back() {
         }
     }
     assert!(committed > 0, "no child came to commit anything");
+}
+
+fn queue() -> ShareConfig {
+    let config = ShareConfig::new().group("workers").offset_reset(ShareOffsetReset::Earliest);
+    config
+        .acknowledgement_mode(AcknowledgementMode::Explicit)
+        .delivery_count_limit(1_000)
+        .max_poll_records(5)
+}
+
+fn priority() -> ShareConfig {
+    queue().priority(LowestKeyFirst).max_poll_records(1)
+}
+
+/// Takes records from a queue, and says when it has them and when they are done, until there are none.
+fn work(store: &Store, config: ShareConfig, until_empty: bool, say: &(dyn Fn(&str) + Sync)) {
+    let mut consumer = store.share_consumer(config).unwrap();
+    consumer.subscribe(["in"]).unwrap();
+    loop {
+        let records = consumer.poll(TICK).unwrap();
+        if until_empty && records.is_empty() {
+            return consumer.close().unwrap();
+        }
+        for record in &records {
+            say(&format!("got {} {}.", record.partition(), record.offset()));
+            consumer.acknowledge(record, Acknowledge::Accept).unwrap();
+        }
+        assert!(consumer.commit().unwrap().values().all(Result::is_ok));
+        records.iter().for_each(|record| say(&format!("done {} {}.", record.partition(), record.offset())));
+    }
+}
+
+fn nothing_done_comes_again_and_nothing_is_lost(kind: &str, config: ShareConfig) {
+    let directory = directory();
+    let mut said = Vec::new();
+    for moment in moments() {
+        append_some(directory.path(), 100);
+        said.extend(killed(kind, directory.path(), moment));
+    }
+    assert!(said.iter().any(|line| line.starts_with("done ")), "no child came to do anything");
+    let store = Store::open(directory.path()).unwrap();
+    let rest = Mutex::new(Vec::new());
+    work(&store, config, true, &|line| rest.lock().unwrap().push(line.trim_end_matches('.').to_string()));
+    said.extend(rest.into_inner().unwrap());
+
+    let mut done = BTreeSet::new();
+    for line in &said {
+        match line.split_once(' ').unwrap() {
+            ("got", words) => assert!(!done.contains(&place(words)), "{words} was done, and came again"),
+            ("done", words) => drop(done.insert(place(words))),
+            _ => panic!("{line}"),
+        }
+    }
+    let (lost, _) = report(kind, &count(&said, "got "), &all(&store));
+    assert_eq!(lost, 0);
+}
+
+#[test]
+fn a_queue_loses_nothing_and_repeats_nothing_that_is_done() {
+    nothing_done_comes_again_and_nothing_is_lost("queue", queue());
+}
+
+#[test]
+fn by_priority_nothing_is_lost_and_nothing_that_is_done_comes_again() {
+    nothing_done_comes_again_and_nothing_is_lost("priority", priority());
 }
