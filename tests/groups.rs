@@ -432,10 +432,13 @@ fn an_id_that_was_given_is_waited_for_as_long_as_a_session() {
         "UnknownMember"
     );
 
-    // One that is given up is not waited for.
+    // One that comes in time is one of them.
     let invited = invite();
-    let leader = member("g", &now(groups.join(again(&members[0]))).unwrap_or_else(|error| panic!("{error}")));
-    drop((invited, leader));
+    let newcomer = groups.join(JoinRequest { member_id: invited.clone(), ..request("g") });
+    let leader = groups.describe("g").unwrap().leader.unwrap();
+    let leader = GroupMetadata { member_id: leader, ..members[0].clone() };
+    assert_eq!(now(groups.join(again(&leader))).unwrap().members.len(), 2);
+    assert_eq!(now(newcomer).unwrap().member_id, invited);
 }
 
 #[test]
@@ -471,7 +474,7 @@ fn an_empty_group_waits_for_more_as_a_broker_does() {
     }
 
     // But not for longer than a rebalance may take.
-    let mut replies = vec![groups.join(request("h"))];
+    let mut replies = vec![groups.join(request("h")), groups.join(request("h"))];
     let mut passed = Duration::ZERO;
     while passed + delay < REBALANCE {
         fixture.pass(delay);
