@@ -19,6 +19,7 @@
 //! | `group_records` | what is written down of groups and their offsets |
 //! | `java_hash` | where coordinators keep things |
 //! | `transaction_records` | what coordinators of transactions write down |
+//! | `share_records` | what is kept of share groups |
 //! | `index_entry`, `snapshot`, `checkpoint` | the entries and files beside a `.log` |
 
 mod batch;
@@ -36,9 +37,11 @@ mod legacy;
 mod message;
 mod record;
 mod record_set;
+mod share_records;
 mod snapshot;
 pub mod transaction_records;
 
+pub(crate) use batch::stamp_producer;
 pub use batch::{
     BatchHeader, Frame, LOG_OVERHEAD, RECORD_BATCH_OVERHEAD, RecordBatch, TimestampType, decrement_sequence,
     encode_empty, increment_sequence, stamp, stamp_append_time, stamp_max_timestamp, verify,
@@ -52,4 +55,7 @@ pub use index_entry::{AbortedTransaction, OffsetIndexEntry, TimeIndexEntry};
 pub use java_hash::{coordinator_partition, java_hash};
 pub use record::{Header, Headers, Record, RecordView, StoredRecord};
 pub use record_set::{IntoRecords, RecordIter, RecordSet};
+pub use share_records::{
+    DeliveryState, ShareRecordKey, ShareSnapshot, ShareStateKey, ShareUpdate, StateBatch,
+};
 pub use snapshot::{ProducerEntry, ProducerSnapshot};

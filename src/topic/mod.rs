@@ -23,7 +23,7 @@ pub(crate) use handle::{Attendant, StoreHandle};
 pub(crate) use maintenance::ClockGuard;
 pub use maintenance::{MaintenanceReport, MaintenanceStatus};
 pub use options::StoreOptions;
-pub use partitioner::{DefaultPartitioner, Partitioner, murmur2, partition_for_key};
+pub use partitioner::{DefaultPartitioner, Partitioner, RoundRobinPartitioner, murmur2, partition_for_key};
 pub use stats::StoreStats;
 pub use store::{Store, StoreReport};
 pub use topic::{Placed, Topic};

@@ -413,7 +413,12 @@ impl Shared {
         // Before any lock: the pass under way may need it.
         self.stop_background();
         let _in_order = self.changing.lock();
-        if self.closed.swap(true, Ordering::AcqRel) || self.options.read_only {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        self.extensions.attendants().iter().for_each(|attendant| attendant.closing());
+        self.extensions.topics_changed();
+        if self.options.read_only {
             return Ok(());
         }
         let closed = self.close_in_order();
