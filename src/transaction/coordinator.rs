@@ -180,8 +180,8 @@ impl TransactionCoordinator {
     /// how long its transactions may be open.
     ///
     /// # Errors
-    /// [`Error::InvalidName`] for the transactional id, [`Error::InvalidConfig`] for the timeout, [`Error::TooLarge`] if
-    /// there are too many ids already; otherwise as an append fails, and then nothing is known to have changed: ask
+    /// [`Error::InvalidName`] for the transactional id, [`Error::InvalidConfig`] for the timeout, [`Error::TooLarge`]
+    /// if there are too many ids already; otherwise as an append fails, and then nothing is known to have changed: ask
     /// again.
     pub fn init_producer(&self, transactional_id: &str, timeout: Duration) -> Result<ProducerIdAndEpoch> {
         check_id(transactional_id)?;
