@@ -331,10 +331,7 @@ fn what_is_committed_and_the_generation_of_a_group_never_go_back() {
 
 fn queue() -> ShareConfig {
     let config = ShareConfig::new().group("workers").offset_reset(ShareOffsetReset::Earliest);
-    config
-        .acknowledgement_mode(AcknowledgementMode::Explicit)
-        .delivery_count_limit(1_000)
-        .max_poll_records(5)
+    config.acknowledgement_mode(AcknowledgementMode::Explicit).delivery_count_limit(1_000).max_poll_records(5)
 }
 
 fn priority() -> ShareConfig {

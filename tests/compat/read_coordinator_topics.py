@@ -51,7 +51,15 @@ TRANSACTION_TAGS = {0: ("previous_producer_id", "i64"), 1: ("next_producer_id", 
                     2: ("client_transaction_version", "i16")}
 
 SHARE_KEY = [("group_id", "string"), ("topic_id", "uuid"), ("partition", "i32")]
+SHARE_TAGS = {0: ("delivery_complete_count", "i32")}
 STATE_BATCH = [("first_offset", "i64"), ("last_offset", "i64"), ("delivery_state", "i8"), ("delivery_count", "i16")]
+SHARE_SNAPSHOT = [
+    ("snapshot_epoch", "i32"), ("state_epoch", "i32"), ("leader_epoch", "i32"), ("start_offset", "i64"),
+    ("create_timestamp", "i64"), ("write_timestamp", "i64"), ("state_batches", [STATE_BATCH]),
+]
+SHARE_UPDATE = [
+    ("snapshot_epoch", "i32"), ("leader_epoch", "i32"), ("start_offset", "i64"), ("state_batches", [STATE_BATCH]),
+]
 
 SUBSCRIPTION = {
     0: [("topics", "[string]"), ("user_data", "bytes?")],
@@ -195,31 +203,8 @@ def share_record(key, value):
     kind = {0: "share snapshot", 1: "share update"}.get(version, f"unknown key version {version}")
     found = {"type": kind, **whole(key, SHARE_KEY)}
     if value is not None and version in (0, 1):
-        found["value"] = share_value(version, value)
+        found["value"] = whole(value, SHARE_SNAPSHOT if version == 0 else SHARE_UPDATE, True, SHARE_TAGS)
     return found
-
-
-def share_value(key_version, value):
-    """Released schemas add fields at the end of those of 4.0; the shape is told by what is left."""
-    candidates = []
-    if key_version == 0:
-        head = [("snapshot_epoch", "i32"), ("state_epoch", "i32"), ("leader_epoch", "i32"), ("start_offset", "i64")]
-        complete = [("delivery_complete_count", "i32")]
-        times = [("create_timestamp", "i64"), ("write_timestamp", "i64")]
-        for extra in (complete + times, times, []):
-            candidates.append(head + extra + [("state_batches", [STATE_BATCH])])
-        candidates.append([("snapshot_epoch", "u16")] + head[1:] + [("state_batches", [STATE_BATCH])])
-    else:
-        head = [("snapshot_epoch", "i32"), ("leader_epoch", "i32"), ("start_offset", "i64")]
-        for extra in ([("delivery_complete_count", "i32")], []):
-            candidates.append(head + extra + [("state_batches", [STATE_BATCH])])
-        candidates.append([("snapshot_epoch", "u16")] + head[1:] + [("state_batches", [STATE_BATCH])])
-    for fields in candidates:
-        try:
-            return whole(value, fields, True)
-        except (ValueError, IndexError, struct.error):
-            continue
-    raise ValueError("a share group value of no known shape")
 
 
 READERS = {"__consumer_offsets": group_record, "__transaction_state": transaction_record,
@@ -266,7 +251,7 @@ def main(directories):
             with open(os.path.join(directory, name), "rb") as file:
                 data = file.read()
             for about, key, value in records_of(data):
-                row = {"topic": topic, "log_partition": int(partition), **about}
+                row = {"log": f"{topic}-{partition}", **about}
                 if about["control"]:
                     row["commit"] = key[3] == 1
                 else:
