@@ -42,6 +42,7 @@
 //! at once.
 
 pub mod clock;
+pub mod consumer;
 pub mod docs;
 pub mod error;
 pub mod format;
@@ -50,12 +51,14 @@ pub mod group;
 mod observe;
 mod partition;
 mod producer;
+pub mod share;
 mod storage;
 mod topic;
 pub mod transaction;
 mod types;
 mod wake;
 
+pub use consumer::{Consumer, ConsumerConfig, ConsumerRecord, ConsumerRecords};
 pub use error::{Error, ErrorClass, FormatError, Result};
 pub use format::{Record, RecordBatch, StoredRecord};
 pub use partition::{

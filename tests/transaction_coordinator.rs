@@ -157,9 +157,11 @@ fn ask(world: &World, what: Ask, producer: ProducerIdAndEpoch) -> Outcome {
     }
 }
 
+type Row = [(Outcome, State, i16); 7];
+
 /// In each state, by the order of the calls above: what each call gives, the state after it, and by how much it raised
 /// the epoch.
-const TABLE: [(State, [(Outcome, State, i16); 7]); 7] = [
+const TABLE: [(State, Row); 7] = [
     (
         State::Empty,
         [
@@ -476,8 +478,46 @@ fn what_may_not_be_asked_for() {
     ] {
         assert!(matches!(world.transactions.configure(config), Err(Error::InvalidConfig { .. })));
     }
-    let error = world.transactions.add_offsets(ID, world.producer(), "g").unwrap_err();
-    assert!(matches!(error, Error::InvalidState { .. }), "{error}");
+}
+
+#[test]
+fn an_id_whose_first_producer_could_not_be_written_down_is_not_known() {
+    let world = world(1);
+    world.transactions.init_producer("another", MINUTE).unwrap();
+    world.machine.disk.set_capacity(Some(world.machine.disk.used()));
+    assert!(matches!(world.transactions.init_producer(ID, MINUTE), Err(Error::StorageFull { .. })));
+    assert_eq!(world.state(), None);
+    assert_eq!(world.transactions.list().unwrap().len(), 1);
+    world.machine.disk.set_capacity(None);
+    assert_eq!(world.init().epoch, 0);
+}
+
+#[test]
+fn there_are_no_more_ids_than_allowed() {
+    let world = world(1);
+    world.transactions.configure(TransactionConfig::new().ids_max(2)).unwrap();
+    world.init();
+    world.transactions.init_producer("second", MINUTE).unwrap();
+    let refused = |id: &str| {
+        let error = world.transactions.init_producer(id, MINUTE).unwrap_err();
+        assert!(matches!(error, Error::TooLarge { size: 3, limit: 2, .. }), "{error}");
+    };
+    refused("third");
+    refused("fourth");
+    world.init();
+    // Those that are forgotten make room.
+    world.machine.clock.advance(Duration::from_secs(7 * 24 * 60 * 60 + 1));
+    world.transactions.tick().unwrap();
+    for id in ["third", "fourth"] {
+        world.transactions.init_producer(id, MINUTE).unwrap();
+    }
+    refused("fifth");
+    // Found in the log, they count.
+    let store = world.machine.killed().open();
+    let transactions = store.transactions().unwrap();
+    transactions.configure(TransactionConfig::new().ids_max(1)).unwrap();
+    assert!(matches!(transactions.init_producer("fifth", MINUTE), Err(Error::TooLarge { .. })));
+    transactions.init_producer("third", MINUTE).unwrap();
 }
 
 #[test]

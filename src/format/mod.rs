@@ -16,8 +16,10 @@
 //! | `legacy` | messages of magic 0 and 1, which are read and never written |
 //! | `control` | transaction markers and other control records |
 //! | `consumer_protocol` | what the members of a group tell each other |
+//! | `group_records` | what is written down of groups and their offsets |
 //! | `java_hash` | where coordinators keep things |
 //! | `transaction_records` | what coordinators of transactions write down |
+//! | `share_records` | what is kept of share groups |
 //! | `index_entry`, `snapshot`, `checkpoint` | the entries and files beside a `.log` |
 
 mod batch;
@@ -28,12 +30,14 @@ pub mod codec;
 mod compression;
 pub mod consumer_protocol;
 mod control;
+pub mod group_records;
 mod index_entry;
 mod java_hash;
 mod legacy;
 mod message;
 mod record;
 mod record_set;
+mod share_records;
 mod snapshot;
 pub mod transaction_records;
 
@@ -51,4 +55,7 @@ pub use index_entry::{AbortedTransaction, OffsetIndexEntry, TimeIndexEntry};
 pub use java_hash::{coordinator_partition, java_hash};
 pub use record::{Header, Headers, Record, RecordView, StoredRecord};
 pub use record_set::{IntoRecords, RecordIter, RecordSet};
+pub use share_records::{
+    DeliveryState, ShareRecordKey, ShareSnapshot, ShareStateKey, ShareUpdate, StateBatch,
+};
 pub use snapshot::{ProducerEntry, ProducerSnapshot};

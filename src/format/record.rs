@@ -264,6 +264,16 @@ impl StoredRecord {
         (self.sequence >= 0).then_some(self.sequence)
     }
 
+    /// The same record, in memory of its own.
+    pub(crate) fn detached(&self) -> StoredRecord {
+        StoredRecord { bytes: Bytes::copy_from_slice(&self.bytes), ..self.clone() }
+    }
+
+    /// The bytes that it takes in its (decompressed) batch, with everything that belongs to it.
+    pub(crate) fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// The key as a share of the batch's memory, without a copy.
     pub fn key_bytes(&self) -> Option<Bytes> {
         self.key.map(|span| self.bytes.slice(span.range()))

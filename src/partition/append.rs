@@ -186,7 +186,7 @@ impl Partition {
         with_scratch(|scratch| {
             let max_timestamp = encode(records, &config, now, options.producer, scratch)?;
             check_batch_size(scratch.len(), &config)?;
-            let append_time = (config.message_timestamp_type == TimestampType::LogAppendTime).then_some(now);
+            let append_time = config.append_time(now);
             let count = records.len() as u64;
             let producer = options.producer.map(|producer| producer.batch(count, max_timestamp));
             let batch = Prepared { bytes: scratch, count, max_timestamp, append_time, now, producer };
@@ -231,7 +231,7 @@ impl Partition {
         let fields =
             BatchOptions { default_timestamp: now, producer_id, producer_epoch, ..BatchOptions::default() };
         let mut bytes = marker.encode_batch(&fields).map_err(invalid)?;
-        let append_time = (config.message_timestamp_type == TimestampType::LogAppendTime).then_some(now);
+        let append_time = config.append_time(now);
         if append_time.is_some() {
             format::stamp_append_time(&mut bytes, now).map_err(invalid)?;
         }
@@ -496,6 +496,13 @@ fn stamp_time(
         format::stamp_max_timestamp(bytes, largest).map_err(invalid)?;
     }
     Ok((largest, None))
+}
+
+impl LogConfig {
+    /// The time given to the records of an append, if the topic stamps them.
+    pub(super) fn append_time(&self, now: i64) -> Option<i64> {
+        (self.message_timestamp_type == TimestampType::LogAppendTime).then_some(now)
+    }
 }
 
 impl Log {

@@ -5,7 +5,7 @@ use super::append::{Begun, Prepared, Producer};
 use super::append::{check_batch_size, check_encoded_records, check_key, check_timestamp, recompress};
 use super::{AppendOptions, Appended, LogConfig, Partition};
 use crate::error::{Error, Result};
-use crate::format::{self, BatchBuilder, Codec, Record, RecordBatch, RecordSet, TimestampType};
+use crate::format::{self, BatchBuilder, Codec, Record, RecordBatch, RecordSet};
 
 /// A batch of at least one record, encoded here, and what an append has to know of its records.
 #[derive(Debug)]
@@ -168,7 +168,7 @@ impl Partition {
         };
         let bytes = recompressed.as_mut().unwrap_or(&mut batch.bytes);
         check_batch_size(bytes.len(), &config)?;
-        let append_time = (config.message_timestamp_type == TimestampType::LogAppendTime).then_some(now);
+        let append_time = config.append_time(now);
         if append_time.is_some() {
             format::stamp_append_time(bytes, now).map_err(|source| Error::InvalidBatch { source })?;
         }

@@ -520,6 +520,12 @@ impl Writer {
         }
     }
 
+    /// Where the next record will lie: how far the log is on disk once all of it is.
+    fn end(&self) -> DurableMark {
+        let (segment, position) = (self.active.base_offset(), self.active.position());
+        DurableMark { offset: self.next_offset, segment, position }
+    }
+
     /// Why appends are refused, if they are.
     fn check(&self, id: &TopicPartition) -> Result<()> {
         let partition = || id.to_string();

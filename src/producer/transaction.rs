@@ -209,8 +209,7 @@ impl Transactions {
         self.state.lock().started = true;
         let sent = core.persist("sending offsets to the transaction", || {
             self.coordinator.add_offsets(&self.id, producer, &member.group)?;
-            let closed = || Error::Closed { what: "the coordinator of groups".into() };
-            let groups = self.coordinator.groups().ok_or_else(closed)?;
+            let groups = self.coordinator.groups()?;
             groups.commit_in_transaction(member, producer.id, producer.epoch, offsets)
         });
         sent.map_err(|error| self.fail(&mut self.state.lock(), error))

@@ -20,6 +20,7 @@ mod topic;
 
 pub use config::{ConfigEntry, TopicConfig};
 pub(crate) use handle::{Attendant, StoreHandle};
+pub(crate) use maintenance::ClockGuard;
 pub use maintenance::{MaintenanceReport, MaintenanceStatus};
 pub use options::StoreOptions;
 pub use partitioner::{DefaultPartitioner, Partitioner, RoundRobinPartitioner, murmur2, partition_for_key};

@@ -417,6 +417,7 @@ impl Shared {
             return Ok(());
         }
         self.extensions.attendants().iter().for_each(|attendant| attendant.closing());
+        self.extensions.topics_changed();
         if self.options.read_only {
             return Ok(());
         }

@@ -75,7 +75,7 @@ impl TransactionCoordinator {
             partitions: known.value.partitions.iter().cloned().collect(),
         };
         let Some(log) = self.state_log(false)? else { return Err(unknown(transactional_id)) };
-        let entry = log.shard_of(transactional_id)?.entry(&log, &self.store, transactional_id, false)?;
+        let entry = log.shard_of(transactional_id)?.entry(&log, &self.store, transactional_id, None)?;
         entry.and_then(|entry| entry.look(describe)).ok_or_else(|| unknown(transactional_id))
     }
 
@@ -87,7 +87,7 @@ impl TransactionCoordinator {
     pub fn abort(&self, transactional_id: &str) -> Result<()> {
         let known =
             |value: Option<&TransactionValue>| value.map(|_| ()).ok_or_else(|| unknown(transactional_id));
-        let held = self.hold_if(transactional_id, false, Turn::Wait, known)?;
+        let held = self.hold_if(transactional_id, None, Turn::Wait, known)?;
         let mut held = held.ok_or_else(|| unknown(transactional_id))?;
         if held.state() == Some(TransactionState::Ongoing) {
             // The markers carry the epoch that fences the producer off.

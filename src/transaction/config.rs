@@ -19,6 +19,7 @@ pub struct TransactionConfig {
     pub(super) max_timeout: Duration,
     pub(super) id_expiration: Duration,
     pub(super) partitions: u32,
+    pub(super) ids_max: usize,
 }
 
 impl Default for TransactionConfig {
@@ -34,6 +35,7 @@ impl TransactionConfig {
             max_timeout: Duration::from_secs(15 * 60),
             id_expiration: Duration::from_secs(7 * 24 * 60 * 60),
             partitions: 50,
+            ids_max: 1_000_000,
         }
     }
 
@@ -52,10 +54,18 @@ impl TransactionConfig {
     }
 
     /// With how many partitions `__transaction_state` is made (`transaction.state.log.num.partitions`); 50. If it
-    /// exists, it stays as it is.
+    /// exists, it stays as it is, and must
+    /// not be given more: transactional ids would be looked for in others than those they are in.
     #[must_use]
     pub fn partitions(mut self, count: u32) -> Self {
         self.partitions = count;
+        self
+    }
+
+    /// How many transactional ids there may be; 1,000,000. Those found in the log are taken whatever their number.
+    #[must_use]
+    pub fn ids_max(mut self, ids: usize) -> Self {
+        self.ids_max = ids;
         self
     }
 

@@ -14,22 +14,23 @@ use super::log::{StateLog, TRANSACTION_STATE, topic_config};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::format::transaction_records::{TransactionState, TransactionValue};
-use crate::group::GroupCoordinator;
+use crate::group::{GroupCoordinator, LocalGroups};
 use crate::partition::Durability;
 use crate::topic::{Attendant, Store, StoreHandle};
 use crate::types::TopicPartition;
 
-/// The last epoch that a producer is given but one: after it, a transactional id gets another producer id.
+/// The last epoch that a producer is given: after it, a transactional id gets another producer id. The one behind it is
+/// kept for fencing this one off.
 const EPOCH_EXHAUSTED: i16 = i16::MAX - 1;
 
 /// Coordinates the transactions of a store: hands out producer ids and epochs, knows which partitions a transaction
 /// writes to, decides whether it is committed or aborted, and tells every partition. Made by [`Store::transactions`];
 /// there is one of each store.
 ///
-/// What it knows is in the topic `__transaction_state`, in the schema of Kafka's broker. A transaction is committed once
-/// that is written down there, on disk, before any partition hears of it: from then on it is committed everywhere,
-/// whatever crashes. Each of its partitions then gets a marker, which is on disk, too, before the transaction is said to
-/// be complete.
+/// What it knows is in the topic `__transaction_state`, in the schema of Kafka's broker. A transaction is committed
+/// once that is written down there, on disk, before any partition hears of it: from then on it is committed
+/// everywhere, whatever crashes. Each of its partitions then gets a marker, which is on disk, too, before the
+/// transaction is said to be complete.
 ///
 /// What a failure or a crash interrupts between decision and completion is finished as soon as the store's coordinator
 /// is asked for after opening it (creating a producer or a consumer does that), by the next call that concerns the
@@ -129,9 +130,30 @@ impl TransactionCoordinator {
         Ok(())
     }
 
-    /// Has it work with another coordinator of groups: the one through which offsets are committed in transactions.
+    /// Has it work with another coordinator of groups than the store's own ([`Store::groups`]): the one through which
+    /// offsets are committed in transactions, and which hears when such a transaction ends. To be called before any is
+    /// begun.
     pub fn set_groups(&self, groups: Arc<dyn GroupCoordinator>) {
         *self.groups.write() = Some(groups);
+    }
+
+    /// The coordinator of groups that it works with.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub fn groups(&self) -> Result<Arc<dyn GroupCoordinator>> {
+        match self.groups.read().clone() {
+            Some(groups) => Ok(groups),
+            None => Ok(LocalGroups::of(&self.store)?),
+        }
+    }
+
+    /// The same, unless nobody has used groups yet: then there is nobody to be told of anything.
+    pub(super) fn groups_in_use(&self) -> Result<Option<Arc<dyn GroupCoordinator>>> {
+        match self.groups.read().clone() {
+            Some(groups) => Ok(Some(groups)),
+            None => Ok(self.store.kept::<LocalGroups>()?.map(|groups| groups as _)),
+        }
     }
 
     /// A new producer without a transactional id: one that does not write twice what it sends again, and has no
@@ -147,7 +169,7 @@ impl TransactionCoordinator {
         if let Some(log) = self.state_log(false)? {
             for shard in &log.shards {
                 // The ids in it are avoided once it is read. One that cannot be read keeps nobody from the others.
-                let _ = shard.pick(&log, &self.store, |_, _| None::<()>);
+                let _ = shard.read(&log, &self.store);
             }
         }
         self.store.producer_id()
@@ -158,8 +180,9 @@ impl TransactionCoordinator {
     /// how long its transactions may be open.
     ///
     /// # Errors
-    /// [`Error::InvalidName`] for the transactional id, [`Error::InvalidConfig`] for the timeout; otherwise as an append
-    /// fails, and then nothing is known to have changed: ask again.
+    /// [`Error::InvalidName`] for the transactional id, [`Error::InvalidConfig`] for the timeout, [`Error::TooLarge`]
+    /// if there are too many ids already; otherwise as an append fails, and then nothing is known to have changed: ask
+    /// again.
     pub fn init_producer(&self, transactional_id: &str, timeout: Duration) -> Result<ProducerIdAndEpoch> {
         check_id(transactional_id)?;
         let timeout_ms = self.config.read().timeout_ms(timeout)?;
@@ -227,14 +250,11 @@ impl TransactionCoordinator {
         producer: ProducerIdAndEpoch,
         group: &str,
     ) -> Result<()> {
-        let outside = |reason: &str| Error::InvalidState {
+        let elsewhere = || Error::InvalidState {
             action: "commit offsets in a transaction",
-            reason: reason.into(),
+            reason: "whoever coordinates the group keeps its offsets elsewhere".into(),
         };
-        let groups = self.groups().ok_or_else(|| outside("nobody coordinates groups here"))?;
-        let partition = groups
-            .offsets_partition(group)?
-            .ok_or_else(|| outside("whoever coordinates the group keeps its offsets elsewhere"))?;
+        let partition = self.groups()?.offsets_partition(group)?.ok_or_else(elsewhere)?;
         self.add_partitions(transactional_id, producer, &[partition])
     }
 
@@ -317,10 +337,6 @@ impl TransactionCoordinator {
         }
     }
 
-    pub(crate) fn groups(&self) -> Option<Arc<dyn GroupCoordinator>> {
-        self.groups.read().clone()
-    }
-
     pub(super) fn clock(&self) -> &dyn Clock {
         &**self.store.clock()
     }
@@ -355,28 +371,31 @@ impl TransactionCoordinator {
             Some(_) => Ok(()),
             None => Err(unknown()),
         };
-        self.hold_if(id, false, turn, check)?.ok_or_else(unknown)
+        self.hold_if(id, None, turn, check)?.ok_or_else(unknown)
     }
 
     /// The turn with an id, new or not, once it is free.
     fn hold_or_make<'a>(&'a self, id: &'a str) -> Result<Held<'a>> {
         let gone = || Error::Closed { what: TRANSACTION_STATE.into() };
-        self.hold_if(id, true, Turn::Wait, |_| Ok(()))?.ok_or_else(gone)
+        let limit = self.config.read().ids_max;
+        self.hold_if(id, Some(limit), Turn::Wait, |_| Ok(()))?.ok_or_else(gone)
     }
 
     pub(super) fn hold_if<'a>(
         &'a self,
         id: &'a str,
-        make: bool,
+        make: Option<usize>,
         turn: Turn,
         check: impl Fn(Option<&TransactionValue>) -> Result<()>,
     ) -> Result<Option<Held<'a>>> {
         loop {
-            let Some(log) = self.state_log(make)? else { return Ok(None) };
+            let Some(log) = self.state_log(make.is_some())? else { return Ok(None) };
             let found = log.shard_of(id)?.entry(&log, &self.store, id, make)?;
             let Some(entry) = found else { return Ok(None) };
-            if let Taken::Turn(known) = entry.take(id, turn, &check)? {
-                return Ok(Some(Held { coordinator: self, log, id, entry, known }));
+            match entry.take(id, turn, &check)? {
+                Taken::Turn(known) => return Ok(Some(Held { coordinator: self, log, id, entry, known })),
+                // Whoever forgot it may not have come to that yet.
+                Taken::Forgotten => log.shard_of(id)?.remove(&log, id, &entry),
             }
         }
     }
@@ -392,7 +411,7 @@ impl Held<'_> {
         let before = self.known.as_ref().map(|known| &known.value);
         let timeout_ms = timeout_ms.or(before.map(|value| value.timeout_ms)).unwrap_or_default();
         let next = match before {
-            Some(value) if value.producer_epoch < EPOCH_EXHAUSTED => {
+            Some(value) if value.producer_id >= 0 && value.producer_epoch < EPOCH_EXHAUSTED => {
                 ProducerIdAndEpoch { id: value.producer_id, epoch: value.producer_epoch.max(-1) + 1 }
             }
             _ => ProducerIdAndEpoch { id: self.coordinator.new_producer_id()?, epoch: 0 },
@@ -435,7 +454,7 @@ impl Drop for Held<'_> {
     fn drop(&mut self) {
         if self.entry.give_back() {
             if let Ok(shard) = self.log.shard_of(self.id) {
-                shard.remove(self.id, &self.entry);
+                shard.remove(&self.log, self.id, &self.entry);
             }
         }
     }

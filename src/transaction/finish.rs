@@ -73,7 +73,7 @@ impl Held<'_> {
     /// What was decided to be committed must not be lost with the power, even where appends are not synced.
     fn make_durable(&self, partition: &TopicPartition) -> Result<()> {
         match self.find(partition)? {
-            Some(log) if log.config().durability != Durability::Synced => with_reopen(&log, || log.flush()),
+            Some(log) if log.recovery_point() < log.log_end() => with_reopen(&log, || log.flush()),
             _ => Ok(()),
         }
     }
@@ -101,7 +101,7 @@ impl Held<'_> {
                 Err(error) => return Err(error),
             }
             if partition.topic.as_str() == CONSUMER_OFFSETS {
-                if let Some(groups) = self.coordinator.groups() {
+                if let Some(groups) = self.coordinator.groups_in_use()? {
                     groups.transaction_ended(partition, id, commit)?;
                 }
             }

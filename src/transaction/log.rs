@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
@@ -9,7 +10,7 @@ use super::config::TransactionConfig;
 use super::entry::{Entry, Known};
 use crate::error::{Error, FormatError, Result};
 use crate::format::coordinator_partition;
-use crate::format::transaction_records::{self as records, TransactionValue};
+use crate::format::transaction_records::{self as records, TransactionState, TransactionValue};
 use crate::format::{Record, StoredRecord};
 use crate::partition::{AppendOptions, CleanupPolicy, CompressionType, Durability, Partition};
 use crate::topic::{StoreHandle, Topic, TopicConfig};
@@ -24,6 +25,8 @@ const SEGMENT_BYTES: u32 = 104_857_600;
 pub(super) struct StateLog {
     pub(super) topic: Topic,
     pub(super) shards: Vec<Shard>,
+    /// How many ids there are.
+    count: AtomicUsize,
 }
 
 /// One of its partitions.
@@ -48,7 +51,8 @@ pub(super) fn topic_config(config: &TransactionConfig) -> TopicConfig {
 impl StateLog {
     pub(super) fn new(topic: Topic) -> Self {
         let shard = |number| Shard { number, entries: Mutex::default() };
-        StateLog { shards: (0..topic.partition_count()).map(shard).collect(), topic }
+        let shards = (0..topic.partition_count()).map(shard).collect();
+        StateLog { topic, shards, count: AtomicUsize::new(0) }
     }
 
     /// The partition that keeps a transactional id.
@@ -93,19 +97,36 @@ impl StateLog {
 }
 
 impl Shard {
-    /// The entry of an id; if there is none, one of which nothing is known yet, if that is wanted.
+    /// The entry of an id. If there is none, one is made of which nothing is known yet, if that is wanted and there are
+    /// not so many already.
     pub(super) fn entry(
         &self,
         log: &StateLog,
         store: &StoreHandle,
         id: &str,
-        make: bool,
+        make: Option<usize>,
     ) -> Result<Option<Arc<Entry>>> {
-        self.with_entries(log, store, |entries| match entries.get(id) {
-            Some(entry) => Some(Arc::clone(entry)),
-            None if make => Some(Arc::clone(entries.entry(id.into()).or_default())),
-            None => None,
-        })
+        self.with_entries(log, store, |entries| {
+            let Some(limit) = make.filter(|_| !entries.contains_key(id)) else {
+                return Ok(entries.get(id).cloned());
+            };
+            let count = log.count.load(Ordering::Relaxed);
+            if count >= limit {
+                return Err(Error::TooLarge {
+                    what: "the number of transactional ids",
+                    size: count as u64 + 1,
+                    limit: limit as u64,
+                    setting: "TransactionConfig::ids_max",
+                });
+            }
+            log.count.fetch_add(1, Ordering::Relaxed);
+            Ok(Some(Arc::clone(entries.entry(id.into()).or_default())))
+        })?
+    }
+
+    /// Reads the partition, unless that was done before.
+    pub(super) fn read(&self, log: &StateLog, store: &StoreHandle) -> Result<()> {
+        self.with_entries(log, store, |_| ())
     }
 
     /// What `pick` has for each id, in no order.
@@ -121,10 +142,11 @@ impl Shard {
     }
 
     /// Takes an entry out that is forgotten.
-    pub(super) fn remove(&self, id: &str, gone: &Arc<Entry>) {
+    pub(super) fn remove(&self, log: &StateLog, id: &str, gone: &Arc<Entry>) {
         if let Some(entries) = self.entries.lock().as_mut() {
             if entries.get(id).is_some_and(|entry| Arc::ptr_eq(entry, gone)) {
                 entries.remove(id);
+                log.count.fetch_sub(1, Ordering::Relaxed);
             }
         }
     }
@@ -164,10 +186,10 @@ impl Shard {
                 detail: error.to_string(),
             })?;
             match read {
-                Some((id, Some(value))) => {
+                Some((id, Some(value))) if value.state != TransactionState::Dead => {
                     known.insert(id.into(), value);
                 }
-                Some((id, None)) => {
+                Some((id, _)) => {
                     known.remove(id.as_str());
                 }
                 None => {}
@@ -179,6 +201,7 @@ impl Shard {
         if let Some(highest) = known.values().flat_map(ids).flatten().max() {
             store.avoid_producer_id(highest)?;
         }
+        log.count.fetch_add(known.len(), Ordering::Relaxed);
         let clock = &**store.clock();
         let entry = |(id, value)| (id, Arc::new(Entry::loaded(Known::loaded(value, clock))));
         Ok(known.into_iter().map(entry).collect())
