@@ -1,5 +1,5 @@
-//! Producers when something fails: what is tried again and under which number, what is given up, how a batch that is too
-//! large is split, what acknowledgements mean, and how a producer ends.
+//! Producers when something fails: what is tried again and under which number, what is given up, how a batch that is
+//! too large is split, what acknowledgements mean, and how a producer ends.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use annals::fs::{Call, Crash, Fault, When};
-use annals::group::{GroupMetadata, OffsetAndMetadata, OffsetCommit};
+use annals::group::{GroupMetadata, OffsetAndMetadata};
 use annals::{
     Error, ErrorClass, Isolation, Partition, Producer, ProducerConfig, Record, Result, SendOptions, Store,
     TopicConfig,
@@ -142,7 +142,7 @@ fn without_a_transactional_id_there_are_no_transactions() {
         producer.begin_transaction(),
         producer.commit_transaction(),
         producer.abort_transaction(),
-        producer.send_offsets_to_transaction(&[], &member),
+        producer.send_offsets_to_transaction([], &member),
     ] {
         assert!(matches!(refused, Err(Error::InvalidState { .. })), "{refused:?}");
     }
@@ -252,13 +252,7 @@ type Called = fn(&Producer) -> Result<()>;
 fn every_call_in_every_phase() {
     let begin: Called = |producer| producer.begin_transaction();
     let send: Called = |producer| producer.send("t", &Record::new("v")).map(drop);
-    let offsets: Called = |producer| {
-        let commit = OffsetCommit {
-            partition: annals::TopicPartition::from_dir_name("t-0").unwrap(),
-            position: OffsetAndMetadata::new(1),
-        };
-        producer.send_offsets_to_transaction(&[commit], &GroupMetadata::simple("g"))
-    };
+    let offsets: Called = |producer| send_offset(producer, 1);
     let commit: Called = |producer| producer.commit_transaction();
     let abort: Called = |producer| producer.abort_transaction();
     let flush: Called = |producer| producer.flush();
@@ -576,8 +570,8 @@ fn position(offsets: &Offsets) -> u64 {
 
 fn send_offset(producer: &Producer, offset: u64) -> Result<()> {
     let partition = annals::TopicPartition::from_dir_name("input-0").unwrap();
-    let commit = OffsetCommit { partition, position: OffsetAndMetadata::new(offset) };
-    producer.send_offsets_to_transaction(&[commit], &GroupMetadata::simple("g"))
+    let commit = (partition, OffsetAndMetadata::new(offset));
+    producer.send_offsets_to_transaction([commit], &GroupMetadata::simple("g"))
 }
 
 #[test]
@@ -590,7 +584,7 @@ fn offsets_count_with_the_transaction_they_are_sent_to() {
     for (offset, commit) in [(3, true), (7, false), (9, true)] {
         producer.begin_transaction().unwrap();
         send_both(&producer, "v");
-        producer.send_offsets_to_transaction(&[], &GroupMetadata::simple("g")).unwrap();
+        producer.send_offsets_to_transaction([], &GroupMetadata::simple("g")).unwrap();
         send_offset(&producer, offset).unwrap();
         let before = position(&offsets);
         if commit {
@@ -605,15 +599,67 @@ fn offsets_count_with_the_transaction_they_are_sent_to() {
 }
 
 #[test]
-fn without_a_coordinator_of_groups_offsets_are_refused_and_the_transaction_aborted() {
+fn offsets_of_a_group_of_the_store_count_once_the_transaction_does() {
+    let machine = Machine::new();
+    let store = start(&machine);
+    let groups = store.groups().unwrap();
+    let producer = store.producer(transactional()).unwrap();
+    let committed = || {
+        let found = groups.committed("g", None, false).unwrap();
+        found.values().map(|position| position.offset).collect::<Vec<_>>()
+    };
+    for (offset, commit, after) in [(3, false, vec![]), (4, true, vec![4]), (5, false, vec![4])] {
+        producer.begin_transaction().unwrap();
+        send_both(&producer, "v");
+        send_offset(&producer, offset).unwrap();
+        let ended = if commit { producer.commit_transaction() } else { producer.abort_transaction() };
+        ended.unwrap();
+        assert_eq!(committed(), after);
+    }
+}
+
+#[test]
+fn a_consumer_that_is_no_member_any_more_commits_nothing_and_spoils_the_transaction() {
     let machine = Machine::new();
     let store = start(&machine);
     let producer = store.producer(transactional()).unwrap();
+    for send_first in [true, false] {
+        producer.begin_transaction().unwrap();
+        if send_first {
+            send_both(&producer, "v");
+        }
+        let partition = annals::TopicPartition::from_dir_name("input-0").unwrap();
+        let commit = (partition, OffsetAndMetadata::new(1));
+        let ghost = GroupMetadata { generation: 7, member_id: "ghost".into(), ..GroupMetadata::simple("g") };
+        let error = producer.send_offsets_to_transaction([commit], &ghost).unwrap_err();
+        let known = matches!(error, Error::UnknownMember { .. } | Error::IllegalGeneration { .. });
+        assert!(known, "{error}");
+        assert_eq!(error.class(), ErrorClass::Abortable);
+        assert_eq!(does(producer.commit_transaction()), MustAbort);
+        producer.abort_transaction().unwrap();
+    }
+    assert_eq!(committed(&store, 0), Vec::<String>::new());
+    assert!(store.groups().unwrap().committed("g", None, true).unwrap().is_empty());
+}
+
+#[test]
+fn a_transaction_that_the_coordinator_was_never_told_of_can_be_aborted() {
+    let machine = Machine::new();
+    let store = start(&machine);
+    let producer = store.producer(transactional().retries(1)).unwrap();
+    let state = When::next().of(&[Call::Write]).under("__transaction_state-0").and_ever_after();
+    machine.disk.fail(state, Fault::Error(ENOSPC));
     producer.begin_transaction().unwrap();
-    let error = send_offset(&producer, 1).unwrap_err();
-    assert!(matches!(error, Error::InvalidState { .. }), "{error}");
+    let lost = send_to(&producer, 0);
+    producers::flush(&machine, &producer);
+    lost.wait().unwrap_err();
+    machine.disk.heal();
     assert_eq!(does(producer.commit_transaction()), MustAbort);
     producer.abort_transaction().unwrap();
+    producer.begin_transaction().unwrap();
+    send_both(&producer, "next");
+    producer.commit_transaction().unwrap();
+    assert_eq!(committed(&store, 0), ["next"]);
 }
 
 /// Reads `input` from where the group is, writes what it makes of it, and commits both, until all is done.
