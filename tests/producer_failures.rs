@@ -165,6 +165,25 @@ fn retries_have_a_limit_if_they_are_given_one() {
 }
 
 #[test]
+fn what_fails_together_is_told_in_order() {
+    for retries in [0, 1] {
+        let machine = Machine::new();
+        let (store, log) = machine.start(TopicConfig::new());
+        let producer = store.producer(config().batch_size(0).retries(retries)).unwrap();
+        let told = Told::default();
+        let full = When::next().of(&[Call::Sync]).under("t-0").and_ever_after();
+        machine.disk.fail(full, Fault::Error(EIO));
+        for place in 0..20 {
+            producer.send_then("t", &Record::new("v"), tell(&told, place)).unwrap();
+        }
+        flush(&machine, &producer);
+        let expected: Vec<_> = (0..20).map(|place| (place, None)).collect();
+        assert_eq!(*told.lock().unwrap(), expected);
+        assert_eq!(log.log_end(), 0);
+    }
+}
+
+#[test]
 fn retries_wait_longer_each_time_up_to_a_limit() {
     let machine = Machine::new();
     let (store, _log) = machine.start(TopicConfig::new());
@@ -304,6 +323,53 @@ fn the_pieces_of_a_batch_are_tried_again_like_any_other() {
     let offsets: Vec<_> = sent.iter().map(offset).collect();
     assert_eq!(offsets, (0..100).collect::<Vec<_>>());
     assert_eq!(contents(&log), values);
+}
+
+#[test]
+#[cfg(feature = "snappy")]
+fn what_compression_makes_larger_is_split_too() {
+    use annals::format::Compression;
+    let machine = Machine::new();
+    let (store, log) = machine.start(TopicConfig::new());
+    let producer = store.producer(config().compression(Compression::Snappy)).unwrap();
+    // Values without any order in them, in a batch that is a little smaller before compression than after.
+    let mut state = 1_u64;
+    let mut random = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as u8
+    };
+    let values: Vec<Vec<u8>> = (0..2).map(|_| (0..200).map(|_| random()).collect()).collect();
+    values.iter().for_each(|value| drop(producer.send("t", &Record::new(value)).unwrap()));
+    let plain =
+        annals::format::RECORD_BATCH_OVERHEAD + values.iter().map(|value| value.len() + 9).sum::<usize>();
+    let limit = plain.to_string();
+    store.topic("t").unwrap().configure([("max.message.bytes", Some(limit.as_str()))]).unwrap();
+    producer.flush().unwrap();
+    let found: Vec<_> =
+        logs::records(&log, 0).iter().map(|record| record.value().unwrap().to_vec()).collect();
+    assert_eq!(found, values);
+    assert_eq!(producer.stats().splits, 1);
+}
+
+#[test]
+fn what_is_sent_while_pieces_wait_comes_behind_them() {
+    let machine = Machine::new();
+    let (store, log) = machine.start(TopicConfig::new());
+    let producer = store.producer(config()).unwrap();
+    let mut sent = send_all(&producer, &numbers(0, 40));
+    store.topic("t").unwrap().configure([("max.message.bytes", Some("300"))]).unwrap();
+    machine.disk.fail(When::next().of(&[Call::Write]).under("t-0").and_ever_after(), Fault::Error(ENOSPC));
+    std::thread::scope(|scope| {
+        let flushing = scope.spawn(|| producer.flush().unwrap());
+        until(&machine, || producer.stats().splits == 1 && producer.stats().retries > 2);
+        sent.extend(send_all(&producer, &numbers(40, 60)));
+        machine.disk.heal();
+        until(&machine, || flushing.is_finished());
+    });
+    flush(&machine, &producer);
+    let offsets: Vec<_> = sent.iter().map(offset).collect();
+    assert_eq!(offsets, (0..60).collect::<Vec<_>>());
+    assert_eq!(contents(&log), numbers(0, 60));
 }
 
 #[test]
@@ -520,7 +586,7 @@ fn a_disk_that_panics_fails_the_batch_and_not_the_producer() {
     left.store(1, Ordering::SeqCst);
     let lost = send_to(&producer, 0);
     producer.flush().unwrap();
-    lost.wait().unwrap_err();
+    assert_eq!(lost.wait().unwrap_err().class(), ErrorClass::Abortable);
     let (again, other) = (send_to(&producer, 0), send_to(&producer, 1));
     flush(&machine, &producer);
     again.wait().unwrap();

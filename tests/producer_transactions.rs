@@ -689,7 +689,7 @@ fn what_is_transformed_is_transformed_exactly_once_wherever_it_is_cut_off() {
     let store = start(&machine);
     let input = store.create_topic("input", TopicConfig::new()).unwrap().partition(0).unwrap();
     let values: Vec<String> = (0..6).map(|number| format!("{number}")).collect();
-    input.append_batch(&values.iter().map(|value| Record::new(value)).collect::<Vec<_>>()).unwrap();
+    input.append_batch(&values.iter().map(Record::new).collect::<Vec<_>>()).unwrap();
     Offsets::new(&store);
     store.close().unwrap();
     let mut call = 0;

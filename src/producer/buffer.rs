@@ -237,8 +237,8 @@ mod tests {
         let (pool, clock) = pool();
         let pool = &pool;
         let held = pool.take(60, HOUR, || {}).unwrap();
+        let hurried = &std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
-            let hurried = &std::sync::atomic::AtomicBool::new(false);
             let impatient = scope.spawn(move || {
                 pool.take(90, Duration::from_millis(20), || hurried.store(true, Ordering::SeqCst))
             });

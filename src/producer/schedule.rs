@@ -128,8 +128,10 @@ impl Schedule {
             let woken = std::mem::take(&mut state.woken);
             let late = latest.is_some_and(|latest| latest <= now);
             if woken || late || !queues.is_empty() {
-                let mut seen = HashSet::new();
-                queues.retain(|queue| seen.insert(Arc::as_ptr(queue)));
+                if queues.len() > 1 {
+                    let mut seen = HashSet::new();
+                    queues.retain(|queue| seen.insert(Arc::as_ptr(queue)));
+                }
                 return Due { queues, forced: hurry || state.forced > 0 };
             }
             let first = state.entries.peek().map(|entry| entry.at);

@@ -158,8 +158,8 @@ impl Sender {
                 Err((batch, _)) if bytes > 0 => return queue.put_back(&core, vec![batch], Duration::ZERO),
                 Err((batch, None)) => self.expire(batch),
                 Err((batch, Some(error))) => {
-                    if self.fail(queue, batch, error) == Next::Wait {
-                        return;
+                    if let Some((batches, at)) = self.fail(batch, error) {
+                        return queue.put_back(&core, batches, at);
                     }
                 }
             }
@@ -271,8 +271,7 @@ impl Sender {
                 (_, None) => {}
             }
         }
-        // From the last one on, so that they come to stand in their order again.
-        for (queue, mut batch, error) in failed.into_iter().rev() {
+        for (queue, batch, _) in failed.iter_mut().rev() {
             batch.doubt = batch.stamp();
             if let Some(stamp) = batch.doubt {
                 let mut lane = queue.lane.lock();
@@ -280,7 +279,30 @@ impl Sender {
                     lane.next_sequence = stamp.base_sequence;
                 }
             }
-            self.fail(&queue, batch, error);
+        }
+        self.fail_all(failed);
+    }
+
+    /// Batches failed that were written: by partition, and in their order.
+    fn fail_all(&mut self, failed: Vec<(Arc<PartitionQueue>, Batch, Error)>) {
+        let core = Arc::clone(&self.core);
+        let mut back: Option<(Arc<PartitionQueue>, Vec<Batch>, Duration)> = None;
+        for (queue, mut batch, error) in failed {
+            if let Some((_, batches, _)) = back.as_mut().filter(|(before, ..)| Arc::ptr_eq(before, &queue)) {
+                // Not before those in front of it are decided.
+                batch.failure = Some(error);
+                batches.push(batch);
+                continue;
+            }
+            if let Some((queue, batches, at)) = back.take() {
+                queue.put_back(&core, batches, at);
+            }
+            if let Some((batch, at)) = self.fail(batch, error) {
+                back = Some((queue, batch, at));
+            }
+        }
+        if let Some((queue, batches, at)) = back {
+            queue.put_back(&core, batches, at);
         }
     }
 
@@ -349,39 +371,37 @@ impl Sender {
         firsts.map(|(batch, _)| batch.created.saturating_add(self.core.config.delivery_timeout)).min()
     }
 
-    /// An attempt failed: the batch is taken apart, comes again later, or has failed for good.
-    fn fail(&mut self, queue: &Arc<PartitionQueue>, mut batch: Batch, error: Error) -> Next {
+    /// An attempt failed: the batch comes again later, maybe in pieces, or has failed for good. Returns what comes
+    /// again, and when.
+    fn fail(&mut self, mut batch: Batch, error: Error) -> Option<(Vec<Batch>, Duration)> {
         let core = Arc::clone(&self.core);
+        add(&core.counters.attempts_failed, 1);
         let now = core.clock.monotonic();
         if let Error::TooLarge { what: "a batch", limit, .. } = &error {
             if batch.count() > 1 {
-                match batch.split(*limit as usize) {
-                    Ok(pieces) => queue.put_back(&core, pieces, Duration::ZERO),
-                    Err(error) => drop(core.batch_failed(error, true)),
-                }
-                return Next::Go;
+                let pieces = batch.split(*limit as usize);
+                return pieces
+                    .map_err(|error| core.batch_failed(error, true))
+                    .ok()
+                    .map(|pieces| (pieces, now));
             }
         }
         let expires = batch.created.saturating_add(core.config.delivery_timeout);
         let again = error.class() == ErrorClass::Retriable
             && batch.attempts <= core.config.retries
             && !core.is_hasty();
-        if again && now < expires {
-            batch.not_before = now.saturating_add(core.backoff(batch.attempts));
-            batch.failure = Some(error);
-            let at = batch.not_before.min(expires);
-            queue.put_back(&core, vec![batch], at);
-            add(&core.counters.attempts_failed, 1);
-            return Next::Wait;
-        }
-        add(&core.counters.attempts_failed, 1);
-        if again {
-            batch.failure = Some(error);
-            self.expire(batch);
-        } else {
+        if !again {
             self.give_up(batch, error);
+            return None;
         }
-        Next::Go
+        batch.failure = Some(error);
+        if now >= expires {
+            self.expire(batch);
+            return None;
+        }
+        batch.not_before = now.saturating_add(core.backoff(batch.attempts));
+        let at = batch.not_before.min(expires);
+        Some((vec![batch], at))
     }
 
     /// The time of a batch is over.
@@ -405,13 +425,6 @@ impl Sender {
 /// Whose number it is.
 fn owner(stamp: &ProducerStamp) -> ProducerIdAndEpoch {
     ProducerIdAndEpoch { id: stamp.id, epoch: stamp.epoch }
-}
-
-/// Whether the queue of a batch that failed goes on with the next one.
-#[derive(PartialEq, Eq)]
-enum Next {
-    Go,
-    Wait,
 }
 
 fn outcome(fate: Result<Appended>) -> Outcome {

@@ -135,11 +135,11 @@ mod tests {
             assert_eq!(sticky.choose(of(&[0, 3, 1]), share(of_1000)), partition, "{of_1000}");
         }
         assert_eq!(sticky.choose(of(&[0, 3, 1]), u64::MAX), 2);
-        let mut hits = [0; 3];
+        let mut hits = [0_u32; 3];
         (0..8000)
             .for_each(|step| hits[sticky.choose(of(&[0, 3, 1]), step * (u64::MAX / 8000)) as usize] += 1);
         assert!(
-            hits.iter().zip([4000, 1000, 3000]).all(|(hits, expected)| expected.abs_diff(*hits) <= 1),
+            hits.iter().zip([4000_u32, 1000, 3000]).all(|(hits, expected)| expected.abs_diff(*hits) <= 1),
             "{hits:?}"
         );
     }
