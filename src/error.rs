@@ -611,7 +611,8 @@ impl Error {
             Error::InvalidRecordState { .. } => 121,
             Error::InvalidBatch { source: FormatError::Checksum { .. } } | Error::Corruption { .. } => 2,
             Error::UnknownTopic { .. } | Error::UnknownPartition { .. } => 3,
-            Error::TooLarge { what: "a batch", setting: "max.message.bytes", .. } => 10,
+            Error::TooLarge { what: "a batch", setting: "max.message.bytes", .. }
+            | Error::TooLarge { what: "a record", .. } => 10,
             Error::InvalidName { kind: "topic", .. } => 17,
             Error::TooLarge { what: "a batch", .. } => 18,
             Error::InvalidTimestamp { .. } => 32,

@@ -594,7 +594,7 @@ fn interceptors_change_records_hear_of_them_and_may_panic() {
         [("h", Some(b"x")), ("n", None), ("one", Some(b"2")), ("three", Some(b"3"))];
     assert_eq!(headers, expected);
     assert_eq!((stored.key(), stored.value(), stored.timestamp()), (Some(&b"k"[..]), Some(&b"v"[..]), 7));
-    assert_eq!(producer.stats().panics, 1);
+    assert_eq!(producer.stats().panics, 2);
 }
 
 /// Sends everything to partition 1 of topic `u`.

@@ -22,7 +22,8 @@ use std::time::Duration;
 
 use annals::fs::{Call, Fault, SimulatedDisk, When};
 use annals::{
-    Acks, AppendOptions, Durability, Error, ErrorClass, Producer, Record, RecordMetadata, Result, TopicConfig,
+    Acks, AppendOptions, Durability, Error, ErrorClass, Producer, Record, RecordMetadata, Result,
+    SendOptions, TopicConfig,
 };
 
 use hooked::Hooked;
@@ -76,6 +77,47 @@ fn a_failure_that_passes_costs_neither_order_nor_a_record_nor_a_duplicate() {
 }
 
 #[test]
+fn any_number_of_failures_in_any_partition_lose_duplicate_and_reorder_nothing() {
+    const PARTITIONS: u32 = 3;
+    for seed in 0..40_u64 {
+        let machine = Machine::new();
+        let store = machine.open();
+        let durability = if seed % 4 == 0 { Durability::Process } else { Durability::Synced };
+        store.create_topic("t", TopicConfig::new().partitions(PARTITIONS).durability(durability)).unwrap();
+        let producer = store.producer(config().batch_size(150).linger(ms(1))).unwrap();
+        let mut state = seed;
+        let mut random = |below: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % below
+        };
+        for _ in 0..8 {
+            let (call, fault) = FAULTS[random(FAULTS.len() as u64) as usize];
+            let directory = format!("t-{}", random(PARTITIONS.into()));
+            machine.disk.fail(When::nth(1 + random(30)).of(&[call]).under(directory), fault);
+        }
+        let mut sent = Vec::new();
+        for (number, value) in numbers(0, 300).iter().enumerate() {
+            let to = SendOptions::new().partition(number as u32 % PARTITIONS);
+            sent.push(producer.send_with("t", &Record::new(value), to).unwrap());
+            if random(10) == 0 {
+                machine.clock.advance(ms(1));
+                std::thread::yield_now();
+            }
+        }
+        flush(&machine, &producer);
+        for (number, log) in store.topic("t").unwrap().partitions().unwrap().iter().enumerate() {
+            let expected: Vec<_> =
+                numbers(0, 300).into_iter().skip(number).step_by(PARTITIONS as usize).collect();
+            assert_eq!(contents(log), expected, "seed {seed}, partition {number}");
+        }
+        for (number, delivery) in sent.iter().enumerate() {
+            assert_eq!(offset(delivery), number as u64 / u64::from(PARTITIONS), "seed {seed}");
+        }
+        assert_eq!(producer.stats().buffer_available, producer.stats().buffer_total);
+    }
+}
+
+#[test]
 fn a_full_disk_holds_records_up_until_there_is_room() {
     let machine = Machine::new();
     let (store, log) = machine.start(TopicConfig::new());
@@ -115,12 +157,13 @@ fn what_is_not_delivered_in_time_has_failed_and_says_why() {
     let producer = store.producer(config().linger(Duration::ZERO).delivery_timeout(ms(50))).unwrap();
     machine.disk.fail(When::next().of(&[Call::Write]).and_ever_after(), Fault::Error(ENOSPC));
     let delivery = producer.send("t", &Record::new("lost")).unwrap();
+    until_failed(&producer);
     let error = decided(&machine, &delivery).unwrap_err();
     assert!(matches!(error, Error::Timeout { waited, .. } if waited == ms(50)), "{error}");
     machine.disk.heal();
     // It is known not to be in the log, so the numbers go on.
     let next = producer.send("t", &Record::new("kept")).unwrap();
-    assert_eq!(decided(&machine, &next).unwrap().offset, 0);
+    assert_eq!(offset(&next), 0);
     assert_eq!(contents(&log), ["kept"]);
     let known = &log.producers()[0];
     assert_eq!((known.producer_epoch, known.last_sequence), (0, Some(0)));
@@ -133,16 +176,17 @@ fn a_batch_of_unknown_fate_ends_the_epoch() {
     let (store, log) = machine.start(TopicConfig::new());
     let producer = store.producer(config().linger(Duration::ZERO).delivery_timeout(ms(50))).unwrap();
     for value in ["a", "b"] {
-        decided(&machine, &producer.send("t", &Record::new(value)).unwrap()).unwrap();
+        producer.send("t", &Record::new(value)).unwrap().wait().unwrap();
     }
     let id = log.producers()[0].producer_id;
     machine.disk.fail(When::next().of(&[Call::Sync]).under("t-0").and_ever_after(), Fault::Error(EIO));
     let lost = producer.send("t", &Record::new("lost")).unwrap();
+    until_failed(&producer);
     let error = decided(&machine, &lost).unwrap_err();
     assert!(matches!(error, Error::Timeout { .. }), "{error}");
     machine.disk.heal();
     let next = producer.send("t", &Record::new("c")).unwrap();
-    assert_eq!(decided(&machine, &next).unwrap().offset, 2);
+    assert_eq!(offset(&next), 2);
     let known = &log.producers()[0];
     assert_eq!((known.producer_id, known.producer_epoch, known.last_sequence), (id, 1, Some(0)));
     assert_eq!(contents(&log), ["a", "b", "c"]);
@@ -202,6 +246,13 @@ fn retries_wait_longer_each_time_up_to_a_limit() {
         while producer.stats().retries == retry {
             std::thread::yield_now();
         }
+    }
+}
+
+/// Returns once an attempt has failed.
+fn until_failed(producer: &Producer) {
+    while producer.stats().attempts_failed == 0 {
+        std::thread::yield_now();
     }
 }
 
@@ -464,6 +515,7 @@ fn a_batch_that_is_not_replicated_in_time_fails_and_stays_in_the_log() {
     let (store, log) = machine.start(replicated());
     let producer = store.producer(config().linger(Duration::ZERO).delivery_timeout(ms(50))).unwrap();
     let delivery = producer.send("t", &Record::new("a")).unwrap();
+    log.wait_for_with(0, annals::Isolation::LogEnd, HOUR).unwrap();
     let error = decided(&machine, &delivery).unwrap_err();
     assert!(matches!(error, Error::NotEnoughReplicas { .. }), "{error}");
     assert_eq!(error.class(), ErrorClass::Retriable);
@@ -528,9 +580,7 @@ fn a_close_tries_again_what_fails_and_a_drop_does_not() {
     let producer = store.producer(config().linger(Duration::ZERO).retry_backoff(HOUR, HOUR)).unwrap();
     fail_once();
     let delivery = producer.send("t", &Record::new("c")).unwrap();
-    while producer.stats().attempts_failed == 0 {
-        std::thread::yield_now();
-    }
+    until_failed(&producer);
     drop(producer);
     assert_eq!(delivery.try_get().unwrap().unwrap().offset, 1);
     assert_eq!(contents(&log), ["a", "c"]);
@@ -545,9 +595,7 @@ fn a_store_that_is_closed_decides_what_waits_for_disk_memory_or_replicas() {
     let full = store.create_topic("u", TopicConfig::new()).unwrap();
     machine.disk.fail(When::next().of(&[Call::Write]).under("u-0").and_ever_after(), Fault::Error(ENOSPC));
     let failing = producer.send(full.name().as_str(), &Record::new("b")).unwrap();
-    while producer.stats().attempts_failed == 0 {
-        std::thread::yield_now();
-    }
+    until_failed(&producer);
     let narrow = store.producer(config().batch_size(0).buffer_memory(150).max_block(HOUR)).unwrap();
     narrow.send("t", &Record::new("c")).unwrap();
     std::thread::scope(|scope| {

@@ -124,7 +124,7 @@ impl Core {
         if size > self.config.buffer_memory {
             return too_large(self.config.buffer_memory, "buffer.memory");
         }
-        partition.check_record(outgoing.record, outgoing.timestamp, self.clock.now())
+        partition.check_record(outgoing.record, outgoing.timestamp, outgoing.now)
     }
 
     /// Memory for a batch that begins with a record of that size.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
@@ -155,7 +156,10 @@ impl BatchResult {
             self.changed.notify_all();
             (std::mem::take(&mut state.wakers), state.is_finished())
         };
-        wakers.into_iter().for_each(Waker::wake);
+        for waker in wakers {
+            // What somebody's task does is no matter of this thread.
+            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+        }
         finished
     }
 

@@ -103,11 +103,12 @@ impl OutgoingRecord {
         record
     }
 
-    /// The record after all interceptors have had it.
-    pub(super) fn pass(mut self, interceptors: &[Arc<dyn ProducerInterceptor>]) -> Self {
+    /// The record after all interceptors have had it; `panicked` is called for each that panics.
+    pub(super) fn pass(mut self, interceptors: &[Arc<dyn ProducerInterceptor>], panicked: impl Fn()) -> Self {
         for interceptor in interceptors {
             let before = self.clone();
             if catch_unwind(AssertUnwindSafe(|| interceptor.on_send(&mut self))).is_err() {
+                panicked();
                 self = before;
             }
         }

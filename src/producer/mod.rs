@@ -258,7 +258,8 @@ impl Producer {
         if interceptors.is_empty() {
             return self.enqueue_as_is(topic, record, options, callback);
         }
-        let outgoing = OutgoingRecord::new(topic, options.partition, record).pass(interceptors);
+        let outgoing = OutgoingRecord::new(topic, options.partition, record);
+        let outgoing = outgoing.pass(interceptors, || add(&self.core.counters.panics, 1));
         let options = SendOptions { partition: outgoing.partition };
         self.enqueue_as_is(&outgoing.topic, &outgoing.record(), options, callback)
     }
@@ -272,9 +273,10 @@ impl Producer {
     ) -> Result<Delivery> {
         let core = &self.core;
         let topic = core.topic(topic)?;
-        let timestamp = record.timestamp_millis().unwrap_or_else(|| core.clock.now());
+        let now = core.clock.now();
+        let timestamp = record.timestamp_millis().unwrap_or(now);
         let size = record.encoded_len_max();
-        let outgoing = Outgoing { record, timestamp, size, callback };
+        let outgoing = Outgoing { record, timestamp, now, size, callback };
         let delivery = topic.add(core, options.partition, outgoing)?;
         add(&core.counters.sent, 1);
         Ok(delivery)

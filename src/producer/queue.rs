@@ -62,6 +62,8 @@ pub(super) struct Lane {
 pub(super) struct Outgoing<'a> {
     pub(super) record: &'a Record<'a>,
     pub(super) timestamp: i64,
+    /// The time of the send.
+    pub(super) now: i64,
     /// The bytes that it takes at most.
     pub(super) size: usize,
     pub(super) callback: Option<Callback>,
