@@ -195,8 +195,12 @@ fn each_topic_stays_spread_over_all() {
         let steps: [(&[&str], &[&str], usize); 3] =
             [(&["b"], &[], 6), (&["c", "d"], &[], 3), (&[], &["a", "b"], 6)];
         for (joining, leaving, each) in steps {
-            joining.iter().for_each(|id| drop(group.join(id, "t1 t2")));
-            leaving.iter().for_each(|id| group.leave(id));
+            for id in joining {
+                group.join(id, "t1 t2");
+            }
+            for id in leaving {
+                group.leave(id);
+            }
             group.rebalance(assignor);
             for list in group.assignment().values() {
                 for topic in ["t1", "t2"] {

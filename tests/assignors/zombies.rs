@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use annals::format::consumer_protocol::{Owned, decode_generation, encode_generation};
+use annals::format::consumer_protocol::{StickyUserData, decode_generation, encode_generation};
 use annals::group::{Assignor, CooperativeStickyAssignor, StickyAssignor};
 use annals::{FormatError, TopicPartition};
 
@@ -195,13 +195,19 @@ fn user_data_of_sticky() {
            \0\x06orders\0\0\0\x02\0\0\0\0\0\0\0\x02\0\0\0\x07"[..]
     );
     let sorted = partitions("clicks-1 orders-0 orders-2");
-    assert_eq!(Owned::decode(&data), Ok(Owned { partitions: sorted.clone(), generation: 7 }));
+    assert_eq!(
+        StickyUserData::decode(&data),
+        Ok(StickyUserData { partitions: sorted.clone(), generation: 7 })
+    );
     // Version 0 has no generation.
     let version_0 = &data[..data.len() - 4];
-    assert_eq!(Owned::decode(version_0), Ok(Owned { partitions: sorted, generation: -1 }));
-    assert!(matches!(Owned::decode(&data[..9]), Err(FormatError::Short { .. })));
+    assert_eq!(StickyUserData::decode(version_0), Ok(StickyUserData { partitions: sorted, generation: -1 }));
+    assert!(matches!(StickyUserData::decode(&data[..9]), Err(FormatError::Short { .. })));
     let nothing = StickyAssignor.user_data(&[], 3).unwrap();
-    assert_eq!(Owned::decode(&nothing), Ok(Owned { partitions: Vec::new(), generation: 3 }));
+    assert_eq!(
+        StickyUserData::decode(&nothing),
+        Ok(StickyUserData { partitions: Vec::new(), generation: 3 })
+    );
 }
 
 #[test]
