@@ -276,6 +276,23 @@ fn members_that_want_different_topics_even_out_by_small_steps() {
 }
 
 #[test]
+fn what_nobody_has_moves_before_what_somebody_has() {
+    // t-0 goes to b and then s-0 too, as x and y have more; b can pass t-0 on to c, so that a need not give one.
+    let mut group = Group::new("q:8 r:2 s:1 t:1");
+    for (id, wanted) in [("a", "r"), ("b", "s t"), ("c", "r t"), ("x", "q s"), ("y", "q s")] {
+        group.join(id, wanted);
+    }
+    let had = [("a", "r-0 r-1", 1), ("x", "q-0 q-1 q-2 q-3", 1), ("y", "q-4 q-5 q-6 q-7", 1)];
+    group.claims(&had);
+    for assignor in STICKY {
+        let mut group = group.clone();
+        assert_eq!(group.rebalance(assignor), 1);
+        let [a, x, y] = had.map(|(id, owned, _)| (id, owned));
+        assert_is(&group.assignment(), &[a, ("b", "s-0"), ("c", "t-0"), x, y]);
+    }
+}
+
+#[test]
 fn a_member_that_leaves_one_of_many_leaves_it_to_those_with_least() {
     // Nineteen topics of 1 to 19 partitions; member n wants the first n of them.
     let topics: Vec<String> = (1..20).map(|number| format!("t{number:02}:{number}")).collect();
