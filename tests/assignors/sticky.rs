@@ -30,7 +30,7 @@ fn names_and_protocols_are_those_of_kafka() {
 /// Topics, and members with what they want and what each gets at first.
 type Case = (&'static str, &'static [(&'static str, &'static str, &'static str)]);
 
-const FIRST: [Case; 12] = [
+const FIRST: [Case; 13] = [
     ("", &[("a", "", "")]),
     ("t:0", &[("a", "t", "")]),
     ("", &[("a", "t", "")]),
@@ -39,6 +39,7 @@ const FIRST: [Case; 12] = [
     ("t:1", &[("a", "t", "t-0"), ("b", "t", "")]),
     ("t:2", &[("a", "t", "t-0"), ("b", "t", "t-1")]),
     ("t1:3 t2:3", &[("a", "t1 t2", "t1-0 t1-2 t2-1"), ("b", "t1 t2", "t1-1 t2-0 t2-2")]),
+    ("t1:2 t2:1", &[("a", "t2 t1 t1", "t1-0 t2-0"), ("b", "t1 t2", "t1-1")]),
     // A topic that is gone is no reason not to share out the others.
     ("t1:1 t3:3", &[("a", "t1 t2 t3", "t1-0 t3-0 t3-1 t3-2")]),
     ("t1:3 t2:2", &[("a", "t1", "t1-0 t1-2"), ("b", "t1 t2", "t2-0 t2-1"), ("c", "t1", "t1-1")]),

@@ -124,6 +124,37 @@ fn one_who_comes_back_gets_its_own_back() {
 }
 
 #[test]
+fn whoever_had_it_last_gets_back_what_its_owner_gives_up() {
+    let cases = [
+        ([("a", "", 3), ("c", "t-1 t-2", 1)], [("a", "t-4 t-5"), ("c", "t-1 t-2")]),
+        ([("a", "t-1", 2), ("c", "t-1 t-2", 1)], [("a", "t-1 t-4"), ("c", "t-2 t-5")]),
+        ([("a", "t-1", 1), ("c", "t-1 t-2", 2)], [("a", "t-4 t-5"), ("c", "t-1 t-2")]),
+    ];
+    for (claims, [a, c]) in cases {
+        let mut group = Group::new("t:6 other:2");
+        for id in ["a", "b", "c"] {
+            group.join(id, "t");
+        }
+        group.claims(&claims);
+        group.claims(&[("b", "t-0 t-1 t-2 t-3 t-4 t-5", 3)]);
+        assert_is(&group.assign(&StickyAssignor), &[a, ("b", "t-0 t-3"), c]);
+        // The same where not all want the same.
+        group.join("d", "other");
+        let d = ("d", "other-0 other-1");
+        assert_is(&group.assign(&StickyAssignor), &[a, ("b", "t-0 t-3"), c, d]);
+    }
+}
+
+#[test]
+fn who_claims_twice_does_not_contradict_itself() {
+    let mut group = Group::new("t:4");
+    group.join("a", "t");
+    group.join("b", "t");
+    group.claims(&[("a", "t-3 t-2 t-3", 1), ("b", "t-0 t-1", 1)]);
+    assert_is(&group.assign(&CooperativeStickyAssignor), &[("a", "t-2 t-3"), ("b", "t-0 t-1")]);
+}
+
+#[test]
 fn all_come_back_with_what_they_had_before_one_had_everything() {
     for (first, last) in [("t t2 t3", "t t2 t3"), ("t", "t t2")] {
         let mut group = Group::new("t:4 t2:4 t3:4");
