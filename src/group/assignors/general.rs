@@ -38,9 +38,9 @@ struct Shares<'l, 'a> {
 #[derive(Default, Clone)]
 struct Member {
     load: usize,
-    /// By topic, as are those below: what it gets.
+    /// What it gets, by topic.
     gets: BTreeMap<usize, usize>,
-    /// What it has.
+    /// What it has, by topic.
     has: BTreeMap<usize, usize>,
 }
 

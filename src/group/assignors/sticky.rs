@@ -57,8 +57,8 @@ impl Assignor for StickyAssignor {
 /// gives it up and joins again; then the other gets it. So a change takes two generations (seldom more, if members want
 /// different topics), and stops nobody but whom it takes something from.
 ///
-/// What a member has is read from its subscription, and so is since when; of members older than Kafka 3.2, that is in
-/// the user data.
+/// What a member has is read from its subscription, and so is since when; if that is of a version that does not say it,
+/// the user data does.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct CooperativeStickyAssignor;
 
