@@ -1,5 +1,6 @@
 //! [`Effects`]: what a change of a group is to bring about once no lock is held any more.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -57,5 +58,10 @@ impl Effects {
         self.joins.into_iter().for_each(|(replier, answer)| replier.send(answer));
         self.wakers.into_iter().for_each(Waker::wake);
         self.write
+    }
+
+    /// As [`deliver`](Self::deliver), while a panic is on its way: another one must not end the process.
+    pub(super) fn deliver_unwinding(self) {
+        let _ = catch_unwind(AssertUnwindSafe(|| self.deliver()));
     }
 }
