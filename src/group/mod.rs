@@ -5,15 +5,18 @@
 //! - `admin.rs`: what administrators do with groups.
 //! - [`conformance`]: what every coordinator must do, as checks.
 //! - `assignor.rs`: the seam [`Assignor`]: who gets which partition.
+//! - `assignors/`: Kafka's four.
 
 mod admin;
 mod assignor;
+mod assignors;
 pub mod conformance;
 mod coordinator;
 mod local;
 
 pub use admin::{PartitionLag, ResetTo, group_lag, plan_reset, reset_offsets};
 pub use assignor::{Assignor, GroupMember, RebalanceProtocol};
+pub use assignors::{CooperativeStickyAssignor, RangeAssignor, RoundRobinAssignor, StickyAssignor};
 pub use coordinator::{
     Assigned, GroupCoordinator, GroupDescription, GroupListing, GroupMetadata, GroupState, JoinRequest,
     Joined, JoinedMember, MemberDescription, OffsetAndMetadata, OffsetCommit, SyncRequest,
