@@ -133,6 +133,8 @@ impl World {
             member_id: client.member.member_id.clone(),
             instance_id: client.member.instance_id.clone(),
             client_id: format!("client-{}", client.name),
+            // Shorter than a session: who sleeps is late before it is taken for dead.
+            rebalance_timeout: SESSION / 2,
             protocols: vec![(self.assignor.name().to_owned(), bytes.into())],
             ..request(GROUP)
         }
@@ -337,7 +339,7 @@ impl World {
             // It sleeps for so long that it may be taken for dead, and wakes up with what it had.
             5 if !self.clients.is_empty() => {
                 let index = self.chance.below(self.clients.len());
-                let nap = Duration::from_secs(self.chance.below(40) as u64);
+                let nap = Duration::from_secs(self.chance.below(20) as u64);
                 self.clients[index].asleep_until = self.now() + nap;
             }
             6 => self.machine.clock.advance(Duration::from_millis(self.chance.below(5_000) as u64)),

@@ -61,8 +61,8 @@ impl Offsets {
         put(self.pending.entry(producer_id).or_default(), partition, committed);
     }
 
-    /// The producer's transaction has ended; what it wrote from `next` on belongs to its next one. Returns whether there
-    /// is anything of that.
+    /// The producer's transaction has ended; what it wrote from `next` on belongs to its next one. Returns whether
+    /// there is anything of that.
     pub(super) fn end_transaction(&mut self, producer_id: i64, commit: bool, next: Option<u64>) -> bool {
         let Some(known) = self.pending.remove(&producer_id) else { return false };
         let is_later = |committed: &Committed| next.is_some_and(|next| committed.log_offset >= next);
