@@ -52,6 +52,11 @@ impl Effects {
         self.due = Some(self.due.map_or(deadline, |due| due.min(deadline)));
     }
 
+    /// Whether nobody is concerned.
+    pub(super) fn is_empty(&self) -> bool {
+        self.joins.is_empty() && self.syncs.is_empty() && self.wakers.is_empty() && self.write.is_none()
+    }
+
     /// Tells everybody. Called without a lock: a waker may be anybody's code. Returns what is to be written down.
     pub(super) fn deliver(self) -> Option<Write> {
         self.syncs.into_iter().for_each(|(replier, answer)| replier.send(answer));

@@ -53,6 +53,8 @@ use shard::{Cell, Shard};
 /// The topic in which groups and their offsets lie.
 const OFFSETS_TOPIC: &str = "__consumer_offsets";
 const OFFSETS_SEGMENT_BYTES: u32 = 104_857_600;
+/// A group of thousands of members is one record; Kafka's 1 MiB would be too little.
+const OFFSETS_MESSAGE_BYTES: u32 = 16 << 20;
 
 /// The longest part of a member's id that comes from the client.
 const CLIENT_PART_CHARS: usize = 255;
@@ -177,6 +179,7 @@ impl LocalGroups {
             .partitions(self.config.offsets_partitions)
             .cleanup_policy(CleanupPolicy { delete: false, compact: true })
             .segment_bytes(OFFSETS_SEGMENT_BYTES)
+            .max_message_bytes(OFFSETS_MESSAGE_BYTES)
             .compression(CompressionType::Uncompressed)
     }
 
@@ -337,7 +340,9 @@ impl LocalGroups {
                     self.due.fetch_min(nanos(next), Ordering::SeqCst);
                 }
                 shard.forget(&cell, Group::is_void);
-                changed.push((Arc::clone(shard), cell, effects));
+                if !effects.is_empty() {
+                    changed.push((Arc::clone(shard), cell, effects));
+                }
             }
         }
         changed
