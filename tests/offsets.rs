@@ -707,7 +707,7 @@ fn nobody_but_the_next_generation_waits_for_a_commit() {
         for member in &members {
             groups.heartbeat(member).unwrap();
         }
-        assert_eq!(committed(&groups, "g"), offsets(&[]), "it is not on disk");
+        assert_eq!(committed(groups, "g"), offsets(&[]), "it is not on disk");
         groups.tick().unwrap();
         let mut leader = groups.join(again(&members[0]));
         // Who commits is not silent, however long that takes.
@@ -722,7 +722,7 @@ fn nobody_but_the_next_generation_waits_for_a_commit() {
         committing.join().unwrap().unwrap();
         assert_eq!(now(leader).unwrap().generation, 3);
         now(follower).unwrap();
-        assert_eq!(committed(&groups, "g"), offsets(&[("t-0", 5)]), "there before anybody is in the next");
+        assert_eq!(committed(groups, "g"), offsets(&[("t-0", 5)]), "there before anybody is in the next");
     });
 }
 
