@@ -26,7 +26,8 @@ use annals::share::{
     Acknowledge, AcknowledgementMode, ShareConfig, ShareConsumer, ShareOffsetReset, ShareRecord,
 };
 use annals::{
-    AppendOptions, Durability, Error, Isolation, Partition, Record, Result, Store, TopicConfig, TopicPartition,
+    AppendOptions, Durability, Error, Isolation, Partition, Record, Result, Store, TopicConfig,
+    TopicPartition,
 };
 use crashes::at_every_call;
 use logs::{Machine, append, file};
@@ -219,8 +220,14 @@ fn a_lock_that_runs_out_gives_the_record_to_another_and_the_late_one_hears_of_it
     // What it still had is acknowledged, the rest is not.
     let lapsed = outcome(&mut slow);
     assert!(matches!(lapsed, Err(Error::InvalidRecordState { offset: 0, .. })), "{lapsed:?}");
-    assert!(matches!(slow.acknowledge(&records[2], Acknowledge::Accept), Err(Error::InvalidRecordState { .. })));
-    assert!(matches!(slow.acknowledge(&records[0], Acknowledge::Renew), Err(Error::InvalidRecordState { .. })));
+    assert!(matches!(
+        slow.acknowledge(&records[2], Acknowledge::Accept),
+        Err(Error::InvalidRecordState { .. })
+    ));
+    assert!(matches!(
+        slow.acknowledge(&records[0], Acknowledge::Renew),
+        Err(Error::InvalidRecordState { .. })
+    ));
     assert!(outcome(&mut other).is_ok());
     assert!(poll(&mut slow).is_empty());
     assert_eq!(store.share_groups().describe("workers").unwrap().partitions.values().next().unwrap().lag, 0);
@@ -448,7 +455,8 @@ fn partitions_that_come_later_are_read_from_their_start() {
     append(&topic.partition(2).unwrap(), &["early"]);
     append(&log, &["first"]);
     let polled = poll(&mut worker);
-    let all: BTreeSet<(u32, u64)> = polled.iter().map(|record| (record.partition(), record.offset())).collect();
+    let all: BTreeSet<(u32, u64)> =
+        polled.iter().map(|record| (record.partition(), record.offset())).collect();
     assert_eq!(all, BTreeSet::from([(0, 0), (2, 0)]));
     assert_eq!(worker.subscription().len(), 1);
     // Made again under its name, it is another topic.
@@ -518,7 +526,10 @@ fn groups_are_listed_described_reset_and_deleted() {
     let listed = groups.list().unwrap();
     assert_eq!((listed[0].group.as_str(), listed[0].members), ("workers", 0));
     let partition = groups.describe("workers").unwrap().partitions[&id];
-    assert_eq!((partition.start_offset, partition.available, partition.finished, partition.lag), (0, 5, 1, 5));
+    assert_eq!(
+        (partition.start_offset, partition.available, partition.finished, partition.lag),
+        (0, 5, 1, 5)
+    );
     groups.reset_to_offset("workers", &id, 3).unwrap();
     assert!(matches!(groups.reset_to_offset("workers", &id, 7), Err(Error::OffsetOutOfRange { .. })));
     // It is durable, and forgets how often anything was delivered.
@@ -546,7 +557,9 @@ fn progress_is_kept_as_kafka_keeps_it() {
     }
     let mut worker = consumer(&store, explicit());
     let records = poll(&mut worker);
-    worker.acknowledge(records.iter().find(|record| record.offset() == 1).unwrap(), Acknowledge::Accept).unwrap();
+    worker
+        .acknowledge(records.iter().find(|record| record.offset() == 1).unwrap(), Acknowledge::Accept)
+        .unwrap();
     worker.commit().unwrap();
     let state = store.topic(STATE).unwrap();
     assert_eq!(state.partition_count(), 50);
@@ -581,7 +594,8 @@ fn progress_is_kept_as_kafka_keeps_it() {
 #[test]
 fn snapshots_keep_the_log_of_states_short() {
     let (machine, store, log) = machine(0);
-    let mut idle = consumer(&store, ShareConfig::new().group("idle").offset_reset(ShareOffsetReset::Earliest));
+    let mut idle =
+        consumer(&store, ShareConfig::new().group("idle").offset_reset(ShareOffsetReset::Earliest));
     fill(&log, 5);
     assert_eq!(poll(&mut idle).len(), 5);
     let mut worker = consumer(&store, config().delivery_count_limit(20_000));

@@ -58,13 +58,11 @@ fn keys_have_their_bytes() {
 
 #[test]
 fn a_snapshot_has_its_bytes() {
-    let bytes = hex(
-        "0000 00000003 00000002 00000004 000000000000000a 00000000000003e8 00000000000007d0
+    let bytes = hex("0000 00000003 00000002 00000004 000000000000000a 00000000000003e8 00000000000007d0
          04 000000000000000a 0000000000000013 00 0001 00
             0000000000000014 000000000000001d 02 0003 00
             000000000000001e 000000000000001e 04 0005 00
-         01 00 04 0000000b",
-    );
+         01 00 04 0000000b");
     assert_eq!(snapshot().encode().unwrap(), bytes);
     assert_eq!(ShareSnapshot::parse(&bytes), Ok(snapshot()));
 }
@@ -72,9 +70,8 @@ fn a_snapshot_has_its_bytes() {
 #[test]
 fn what_4_1_writes_has_no_count_and_is_read() {
     // Before the first delivery: no start offset, no batches, no tagged field.
-    let bytes = hex(
-        "0000 00000000 00000001 00000000 ffffffffffffffff 00000000000003e8 00000000000003e8 01 00",
-    );
+    let bytes =
+        hex("0000 00000000 00000001 00000000 ffffffffffffffff 00000000000003e8 00000000000003e8 01 00");
     let first = ShareSnapshot {
         snapshot_epoch: 0,
         state_epoch: 1,
@@ -98,16 +95,13 @@ fn an_update_has_its_bytes() {
         batches: vec![batch(12, 15, DeliveryState::Available, 1)],
         delivery_complete_count: None,
     };
-    let bytes = hex(
-        "0000 00000003 00000004 000000000000000c 02 000000000000000c 000000000000000f 00 0001 00 00",
-    );
+    let bytes =
+        hex("0000 00000003 00000004 000000000000000c 02 000000000000000c 000000000000000f 00 0001 00 00");
     assert_eq!(update.encode().unwrap(), bytes);
     assert_eq!(ShareUpdate::parse(&bytes), Ok(update.clone()));
     (update.start_offset, update.delivery_complete_count) = (None, Some(0));
-    let bytes = hex(
-        "0000 00000003 00000004 ffffffffffffffff 02 000000000000000c 000000000000000f 00 0001 00
-         01 00 04 00000000",
-    );
+    let bytes = hex("0000 00000003 00000004 ffffffffffffffff 02 000000000000000c 000000000000000f 00 0001 00
+         01 00 04 00000000");
     assert_eq!(update.encode().unwrap(), bytes);
     assert_eq!(ShareUpdate::parse(&bytes), Ok(update));
 }
@@ -146,7 +140,8 @@ fn a_hash_of_group_topic_and_partition_says_where_it_is_kept() {
     let key = key();
     assert_eq!(key.coordinator_key(), "g1:AQIDBAUGBwgREhMUFRYXGA:3");
     // Java's String.hashCode of that text, worked out from its definition.
-    let hash = key.coordinator_key().bytes().fold(0i64, |hash, unit| (hash * 31 + i64::from(unit)) % (1 << 32));
+    let hash =
+        key.coordinator_key().bytes().fold(0i64, |hash, unit| (hash * 31 + i64::from(unit)) % (1 << 32));
     let signed = if hash >= 1 << 31 { hash - (1 << 32) } else { hash };
     assert_eq!(i64::from(coordinator_partition(&key.coordinator_key(), 50)), signed.abs() % 50);
 }
@@ -154,8 +149,9 @@ fn a_hash_of_group_topic_and_partition_says_where_it_is_kept() {
 fn any_batch() -> impl Strategy<Value = StateBatch> {
     let states = [DeliveryState::Available, DeliveryState::Acknowledged, DeliveryState::Archived];
     let offsets = (0..i64::MAX as u64, 0u64..1000);
-    (offsets, prop::sample::select(states.to_vec()), 0u16..=i16::MAX as u16)
-        .prop_map(|((first, more), state, count)| batch(first, (first + more).min(i64::MAX as u64), state, count))
+    (offsets, prop::sample::select(states.to_vec()), 0u16..=i16::MAX as u16).prop_map(
+        |((first, more), state, count)| batch(first, (first + more).min(i64::MAX as u64), state, count),
+    )
 }
 
 fn any_start() -> impl Strategy<Value = Option<u64>> {

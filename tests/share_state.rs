@@ -12,9 +12,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use annals::format::{DeliveryState, StateBatch};
-use annals::share::{
-    AcquiredRecords, Acknowledge, InFlight, Limits, NotAcquired, RecordState, StateUpdate,
-};
+use annals::share::{Acknowledge, AcquiredRecords, InFlight, Limits, NotAcquired, RecordState, StateUpdate};
 use proptest::prelude::*;
 
 const LIMITS: Limits = Limits { lock_duration: Duration::from_secs(30), delivery_count: 3, in_flight: 20 };
@@ -468,8 +466,13 @@ enum Step {
 
 fn any_step() -> impl Strategy<Value = Step> {
     let member = || 0u64..3;
-    let words =
-        vec![Acknowledge::Accept, Acknowledge::Accept, Acknowledge::Release, Acknowledge::Reject, Acknowledge::Renew];
+    let words = vec![
+        Acknowledge::Accept,
+        Acknowledge::Accept,
+        Acknowledge::Release,
+        Acknowledge::Reject,
+        Acknowledge::Renew,
+    ];
     prop_oneof![
         3 => (0u64..3, 1u64..8).prop_map(|(gap, count)| Step::TakeIn { gap, count }),
         1 => (0u64..50, 1u64..6).prop_map(|(first, count)| Step::PassOver { first, count }),

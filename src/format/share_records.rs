@@ -162,7 +162,11 @@ impl ShareRecordKey {
         let partition = reader.i32("partition")?;
         reader.finish("key of a share group's record")?;
         let key = ShareStateKey { group, topic_id, partition };
-        Ok(Some(if kind == SNAPSHOT_KEY { ShareRecordKey::Snapshot(key) } else { ShareRecordKey::Update(key) }))
+        Ok(Some(if kind == SNAPSHOT_KEY {
+            ShareRecordKey::Snapshot(key)
+        } else {
+            ShareRecordKey::Update(key)
+        }))
     }
 
     /// Its bytes.

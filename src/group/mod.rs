@@ -7,8 +7,8 @@ mod assignor;
 mod coordinator;
 
 pub use assignor::{Assignor, GroupMember, RebalanceProtocol};
+pub(crate) use coordinator::check_group_id;
 pub use coordinator::{
     Assigned, GroupCoordinator, GroupDescription, GroupListing, GroupMetadata, GroupState, JoinRequest,
     Joined, JoinedMember, MemberDescription, OffsetAndMetadata, OffsetCommit, SyncRequest,
 };
-pub(crate) use coordinator::check_group_id;

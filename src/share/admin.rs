@@ -244,7 +244,9 @@ fn describe_kept(
     key: &ShareStateKey,
     topic: &Topic,
 ) -> Result<Option<(TopicPartition, SharePartitionDescription)>> {
-    let Some(Progress { start: Some(start_offset), batches }) = journal.progress(key) else { return Ok(None) };
+    let Some(Progress { start: Some(start_offset), batches }) = journal.progress(key) else {
+        return Ok(None);
+    };
     let Ok(partition) = u32::try_from(key.partition) else { return Ok(None) };
     let log = topic.partition(partition)?;
     let (mut available, mut finished) = (0, 0);
@@ -262,7 +264,13 @@ fn lag(end: u64, start: u64, finished: u64) -> u64 {
     end.saturating_sub(start).saturating_sub(finished)
 }
 
-fn set(coordinator: &Arc<ShareCoordinator>, group: &str, topic: &Topic, number: u32, start: u64) -> Result<()> {
+fn set(
+    coordinator: &Arc<ShareCoordinator>,
+    group: &str,
+    topic: &Topic,
+    number: u32,
+    start: u64,
+) -> Result<()> {
     let key = key(group, topic, number)?;
     let progress = Progress { start: Some(start), batches: Vec::new() };
     coordinator.journal_of(&key)?.set(&key, || progress)

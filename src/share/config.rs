@@ -246,9 +246,8 @@ pub(super) struct Settings {
 impl Settings {
     /// In what another's settings differ, if they do.
     pub(super) fn difference(&self, other: &Settings) -> Option<&'static str> {
-        let order = |settings: &Settings| {
-            settings.priority.as_ref().map(|priority| priority.order.name().to_owned())
-        };
+        let order =
+            |settings: &Settings| settings.priority.as_ref().map(|priority| priority.order.name().to_owned());
         let ahead = |settings: &Settings| {
             settings.priority.as_ref().map(|priority| (priority.max_wait, priority.read_ahead_bytes))
         };

@@ -321,7 +321,11 @@ impl ShareConsumer {
         }
     }
 
-    fn look_by_offset(&self, budget: &mut Budget, waits: &mut Vec<(usize, Wait)>) -> Result<Vec<ShareRecord>> {
+    fn look_by_offset(
+        &self,
+        budget: &mut Budget,
+        waits: &mut Vec<(usize, Wait)>,
+    ) -> Result<Vec<ShareRecord>> {
         let (now, count) = (self.now(), self.partitions.len());
         let (mut records, mut failed) = (Vec::new(), Ok(()));
         for step in 0..count {

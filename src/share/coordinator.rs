@@ -148,7 +148,8 @@ impl ShareCoordinator {
             }
         };
         let Settings { isolation, limits, priority } = group.settings.clone();
-        let opened = SharePartition::open((key, log, journal), (start, &progress), (isolation, limits), priority)?;
+        let opened =
+            SharePartition::open((key, log, journal), (start, &progress), (isolation, limits), priority)?;
         let opened = Arc::new(opened);
         partitions.insert((topic.id(), number), Arc::clone(&opened));
         Ok(opened)

@@ -419,7 +419,13 @@ impl InFlight {
     }
 
     /// Gives a member the available ones of some records with consecutive offsets.
-    pub fn acquire_range(&mut self, member: u64, first: u64, last: u64, now: Duration) -> Vec<AcquiredRecords> {
+    pub fn acquire_range(
+        &mut self,
+        member: u64,
+        first: u64,
+        last: u64,
+        now: Duration,
+    ) -> Vec<AcquiredRecords> {
         self.expire(now);
         let until = now.saturating_add(self.limits.lock_duration);
         let mut acquired = Vec::new();
@@ -490,7 +496,8 @@ impl InFlight {
     /// under way at a time: it ends with [`written`](Self::written) or with [`not_written`](Self::not_written).
     pub fn begin_write(&mut self) -> Option<StateUpdate> {
         let number = self.next_write;
-        let settling = |span: Span<State>| matches!(span.value, State::Settling { write, .. } if write == number);
+        let settling =
+            |span: Span<State>| matches!(span.value, State::Settling { write, .. } if write == number);
         let settled = self.states.iter().filter(|span| settling(*span));
         let settled: Vec<_> = settled.map(|span| (span.first, span.last)).collect();
         let start = std::mem::take(&mut self.start_unwritten);
@@ -596,7 +603,9 @@ impl InFlight {
     fn settle(&mut self, writing: &Writing, to: impl Fn(Lock, Outcome) -> State) {
         for range in writing.ranges.from(self.start) {
             self.change(range.first, range.last, |span| match span.value {
-                State::Settling { lock, outcome, write } if write == writing.number => Some(to(lock, outcome)),
+                State::Settling { lock, outcome, write } if write == writing.number => {
+                    Some(to(lock, outcome))
+                }
                 _ => None,
             });
         }

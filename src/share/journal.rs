@@ -19,7 +19,8 @@ use super::spans::Spans;
 use crate::clock::Clock;
 use crate::error::{Error, FormatError, Result};
 use crate::format::{
-    DeliveryState, Record, ShareRecordKey, ShareSnapshot, ShareStateKey, ShareUpdate, StateBatch, StoredRecord,
+    DeliveryState, Record, ShareRecordKey, ShareSnapshot, ShareStateKey, ShareUpdate, StateBatch,
+    StoredRecord,
 };
 use crate::partition::{Isolation, Partition};
 
@@ -357,13 +358,14 @@ impl Journal {
         let (snapshot_epoch, state_epoch) = {
             let book = self.book.lock();
             let before = book.entries.get(key);
-            before.map_or((0, 0), |entry| (entry.snapshot_epoch.wrapping_add(1), entry.state_epoch.wrapping_add(1)))
+            before.map_or((0, 0), |entry| {
+                (entry.snapshot_epoch.wrapping_add(1), entry.state_epoch.wrapping_add(1))
+            })
         };
         let mut entry =
             Entry { image, snapshot_epoch, state_epoch, created: now, updates: 0, snapshot_offset: 0 };
         let value = entry.snapshot(snapshot_epoch, now).encode().map_err(invalid)?;
-        let record =
-            Encoded::new(&ShareRecordKey::Snapshot(key.clone()), Some(value), Some(snapshot_epoch))?;
+        let record = Encoded::new(&ShareRecordKey::Snapshot(key.clone()), Some(value), Some(snapshot_epoch))?;
         entry.snapshot_offset = self.append(&[record])?;
         self.book.lock().entries.insert(key.clone(), entry);
         Ok(())
@@ -374,7 +376,8 @@ impl Journal {
         let _writer = self.writer.lock();
         self.load_if_stale()?;
         for some in keys.chunks(1_000) {
-            let tombstone = |key: &ShareStateKey| Encoded::new(&ShareRecordKey::Snapshot(key.clone()), None, None);
+            let tombstone =
+                |key: &ShareStateKey| Encoded::new(&ShareRecordKey::Snapshot(key.clone()), None, None);
             let records = some.iter().map(tombstone).collect::<Result<Vec<_>>>()?;
             self.append(&records)?;
             let mut book = self.book.lock();

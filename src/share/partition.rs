@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::in_flight::{AcquiredRecords, Acknowledge, InFlight, Limits, NotAcquired, RecordState, StateUpdate};
+use super::in_flight::{
+    Acknowledge, AcquiredRecords, InFlight, Limits, NotAcquired, RecordState, StateUpdate,
+};
 use super::journal::{Journal, Progress, Source};
 use super::queue::{Next, Priority, Queue};
 use super::record::ShareRecord;
@@ -254,7 +256,12 @@ impl SharePartition {
     }
 
     /// Reads records that are available again.
-    fn read_again(&self, inner: &mut Inner, budget: &mut Budget, taken: &mut Vec<StoredRecord>) -> Result<()> {
+    fn read_again(
+        &self,
+        inner: &mut Inner,
+        budget: &mut Budget,
+        taken: &mut Vec<StoredRecord>,
+    ) -> Result<()> {
         let mut from = inner.in_flight.start_offset();
         let mut again: Option<Again> = None;
         while budget.is_left() {
@@ -326,7 +333,8 @@ impl SharePartition {
             inner.in_flight.take_in(first, last);
         }
         // What lies at the end of what can be read and is no record has been seen, too.
-        let (end, position) = (inner.in_flight.end_offset(), inner.tail.as_ref().map_or(0, Records::position));
+        let (end, position) =
+            (inner.in_flight.end_offset(), inner.tail.as_ref().map_or(0, Records::position));
         if position > end {
             inner.in_flight.pass_over(end, position - 1);
         }

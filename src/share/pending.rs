@@ -37,7 +37,9 @@ impl Pending {
             let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
             let id = first.topic_partition();
             if !self.held.contains_key(id) {
-                let Some(partition) = partitions.iter().find(|partition| partition.id() == id) else { continue };
+                let Some(partition) = partitions.iter().find(|partition| partition.id() == id) else {
+                    continue;
+                };
                 let held = Held { partition: Arc::clone(partition), words: Spans::default() };
                 self.held.insert(id.clone(), held);
             }
@@ -125,7 +127,8 @@ impl Held {
     /// Passes on what was said, and forgets the records whose locks have run out. Returns whether anything is to be
     /// written, and the first record of those.
     fn apply(&mut self, member: u64, now: Duration) -> (bool, Option<NotAcquired>) {
-        let said: Vec<_> = self.words.iter().filter_map(|span| Some((span.first, span.last, span.value?))).collect();
+        let said: Vec<_> =
+            self.words.iter().filter_map(|span| Some((span.first, span.last, span.value?))).collect();
         let (mut any, mut first_lapsed) = (false, None);
         for (mut first, last, word) in said {
             while first <= last {
@@ -169,7 +172,8 @@ pub(super) fn commit(
     for (journal, sources) in places {
         let committed = journal.commit(&sources);
         let here = partitions.iter().filter(|partition| Arc::ptr_eq(journal, partition.journal()));
-        here.filter(|partition| !committed.unwritten.contains(partition.key())).for_each(|partition| written(partition));
+        here.filter(|partition| !committed.unwritten.contains(partition.key()))
+            .for_each(|partition| written(partition));
         failed = failed.or(committed.error);
     }
     failed

@@ -132,7 +132,8 @@ impl Queue {
         for change in changes {
             match change {
                 Change::Available { first, last } => {
-                    let offsets: Vec<u64> = self.loaded.range(first..=last).map(|(offset, _)| *offset).collect();
+                    let offsets: Vec<u64> =
+                        self.loaded.range(first..=last).map(|(offset, _)| *offset).collect();
                     offsets.into_iter().for_each(|offset| self.offer(offset, now));
                 }
                 Change::Finished { first, last } => {
