@@ -37,6 +37,7 @@ const NOW: Duration = Duration::ZERO;
 const LONG: Duration = Duration::from_secs(3600);
 const STATE: &str = "__share_group_state";
 const ENOSPC: i32 = 28;
+const EIO: Fault = Fault::Error(5);
 
 fn config() -> ShareConfig {
     ShareConfig::new().group("workers").offset_reset(ShareOffsetReset::Earliest)
@@ -268,6 +269,39 @@ fn a_record_that_fails_too_often_is_given_up() {
     drop(store);
     let (store, _log) = machine.cut_off().restart();
     assert!(poll(&mut consumer(&store, config())).is_empty(), "not after a restart either");
+}
+
+#[test]
+fn a_record_that_brings_the_process_down_is_given_up_if_deliveries_are_counted_first() {
+    for durable in [false, true] {
+        let (mut machine, store, log) = machine(2);
+        let settings =
+            || explicit().max_poll_records(1).delivery_count_limit(3).durable_delivery_count(durable);
+        drop((store, log));
+        for delivery in 1..=5 {
+            let (store, _log) = machine.restart();
+            let mut worker = consumer(&store, settings());
+            let polled = poll(&mut worker);
+            let expected = match (durable, delivery) {
+                (false, _) => (0, 1),
+                (true, ..=3) => (0, delivery),
+                // Given up. Now the other one takes its turn.
+                (true, _) => (1, delivery - 3),
+            };
+            assert_eq!(counts(&polled), [expected], "delivery {delivery}");
+            // The power goes while it has the record.
+            machine = machine.cut_off();
+        }
+    }
+}
+
+#[test]
+fn a_delivery_that_cannot_be_counted_is_not_made() {
+    let (machine, store, _log) = machine(2);
+    let mut worker = consumer(&store, explicit().durable_delivery_count(true));
+    machine.disk.fail(When::next().of(&[Call::Write]).under("__share_group_state-0"), Fault::Error(ENOSPC));
+    assert!(matches!(worker.poll(NOW), Err(Error::StorageFull { .. })));
+    assert_eq!(counts(&poll(&mut worker)), [(0, 1), (1, 1)]);
 }
 
 #[test]
@@ -628,6 +662,11 @@ fn what_cannot_be_written_is_kept_and_tried_again() {
         for _ in 0..3 {
             worker.poll(NOW).unwrap_err();
         }
+        // Nor does it matter if what is written down cannot be read.
+        machine
+            .disk
+            .fail(When::next().of(&[Call::Read]).under("__share_group_state-0").and_ever_after(), EIO);
+        worker.poll(NOW).unwrap_err();
         // Killed now, both come again.
         machine.disk.heal();
         let (crashed, _) = machine.cut_off().restart();

@@ -340,7 +340,10 @@ impl Model {
 
     fn acknowledge(&mut self, member: u64, first: u64, last: u64, word: Acknowledge, now: Duration) -> bool {
         self.give_back(|_, until| until <= now);
-        let has = |offset| matches!(self.records.get(&offset), Some((State::Acquired { member: by, .. }, _)) if *by == member);
+        let has = |offset| match self.records.get(&offset) {
+            Some((State::Acquired { member: by, .. }, _)) => *by == member,
+            _ => false,
+        };
         if first > last || !(first..=last).all(has) {
             return false;
         }

@@ -162,6 +162,10 @@ impl ShareConsumer {
             let left = deadline.saturating_sub(self.now());
             if !records.is_empty() || left.is_zero() {
                 self.pending.add(&records, &self.partitions);
+                if self.config.durable_delivery_count {
+                    let counted = self.pending.count_deliveries(self.member, &records);
+                    counted.inspect_err(|_| group.notify())?;
+                }
                 return Ok(records);
             }
             if listening.is_none() {
@@ -275,8 +279,10 @@ impl ShareConsumer {
             return Ok(());
         }
         let clock = Arc::clone(self.coordinator.handle().clock());
-        let committed = self.pending.commit(self.member, &*clock);
-        self.group.notify();
+        let (news, committed) = self.pending.commit(self.member, &*clock);
+        if news {
+            self.group.notify();
+        }
         committed
     }
 

@@ -146,6 +146,8 @@ pub struct InFlight {
     /// What is acknowledged now goes into the write with this number.
     next_write: u64,
     changes: Option<Vec<Change>>,
+    /// Whether anything became available that was acquired.
+    given_back: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -245,6 +247,7 @@ impl InFlight {
             writing: None,
             next_write: 0,
             changes: None,
+            given_back: false,
         }
     }
 
@@ -473,6 +476,27 @@ impl InFlight {
         Ok(())
     }
 
+    /// Has the delivery counts of acquired records written down with what is written next, so that they are known even
+    /// if this process does not live on.
+    pub fn count_deliveries(&mut self, first: u64, last: u64) {
+        let first = first.max(self.start);
+        for span in self.states.within(first, last) {
+            if matches!(span.value, State::Acquired(_)) {
+                self.unwritten.set(span.first, span.last, ());
+            }
+        }
+    }
+
+    /// Takes back records that a member has acquired and was not given: as if they had not been delivered.
+    pub fn take_back(&mut self, member: u64, first: u64, last: u64) {
+        self.change(first, last, |span| match span.value {
+            State::Acquired(lock) if lock.member == member => {
+                Some(State::Available { deliveries: lock.deliveries.saturating_sub(1) })
+            }
+            _ => None,
+        });
+    }
+
     /// Takes back everything that a member has acquired, at once.
     pub fn release_member(&mut self, member: u64) {
         self.give_back(|lock| lock.member == member);
@@ -552,6 +576,11 @@ impl InFlight {
     /// What became of offsets since the last time.
     pub(super) fn take_changes(&mut self) -> Vec<Change> {
         self.changes.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Whether anything became available that was acquired, since the last time.
+    pub(super) fn take_given_back(&mut self) -> bool {
+        std::mem::take(&mut self.given_back)
     }
 
     /// Whether there is anything to write down.
@@ -672,6 +701,7 @@ impl InFlight {
                 (true, false) => self.unfinished += span.len(),
                 _ => {}
             }
+            self.given_back |= matches!(state, State::Available { .. });
             self.states.set(span.first, span.last, state);
             self.note(span.first, span.last, state);
         }

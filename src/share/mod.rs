@@ -47,7 +47,8 @@
 //!   is delivered again, and none that is.
 //! - A record is delivered at least once, and at most so often as the
 //!   [limit](ShareConfig::delivery_count_limit) says (5): then it is given up for this group. Deliveries are counted
-//!   when a record is given back; a process that dies takes the count of what it had with it, as Kafka's broker does.
+//!   when a record is given back; a process that dies takes the count of what it had with it, as Kafka's broker does,
+//!   unless [asked not to](ShareConfig::durable_delivery_count).
 //! - Records come by rising offset, but for those that are delivered again.
 //!
 //! Consumers of a process need no protocol to find each other: there is no assignment, no heartbeat and no rebalance.

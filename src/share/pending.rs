@@ -30,12 +30,7 @@ struct Held {
 impl Pending {
     /// Takes in records that were acquired.
     pub(super) fn add(&mut self, records: &[ShareRecord], partitions: &[Arc<SharePartition>]) {
-        let follows = |left: &ShareRecord, right: &ShareRecord| {
-            left.offset() + 1 == right.offset() && left.topic_partition() == right.topic_partition()
-        };
-        for run in records.chunk_by(follows) {
-            let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
-            let id = first.topic_partition();
+        for (id, first, last) in runs(records) {
             if !self.held.contains_key(id) {
                 let Some(partition) = partitions.iter().find(|partition| partition.id() == id) else {
                     continue;
@@ -44,7 +39,7 @@ impl Pending {
                 self.held.insert(id.clone(), held);
             }
             if let Some(held) = self.held.get_mut(id) {
-                held.words.set(first.offset(), last.offset(), None);
+                held.words.set(first, last, None);
             }
         }
     }
@@ -62,6 +57,34 @@ impl Pending {
     /// Whether there is anything to commit.
     pub(super) fn has_words(&self) -> bool {
         self.held.values().any(|held| held.words.iter().any(|span| span.value.is_some()))
+    }
+
+    /// Writes down that records are being delivered. If that fails, they are not: they are available as before.
+    pub(super) fn count_deliveries(&mut self, member: u64, records: &[ShareRecord]) -> Result<()> {
+        let mut left = Vec::new();
+        for run in runs(records) {
+            let Some(held) = self.held.get(run.0) else { continue };
+            held.partition.count_deliveries(run.1, run.2);
+            if !left.iter().any(|known| Arc::ptr_eq(known, &held.partition)) {
+                left.push(Arc::clone(&held.partition));
+            }
+        }
+        let failed = loop {
+            let mut written = Vec::new();
+            let failed = commit(&left, |partition| written.push(partition.id().clone()));
+            left.retain(|partition| !written.contains(partition.id()));
+            if left.is_empty() || failed.is_some() {
+                break failed;
+            }
+        };
+        let Some(error) = failed else { return Ok(()) };
+        for (id, first, last) in runs(records) {
+            if let Some(held) = self.held.get_mut(id) {
+                held.partition.take_back(member, first, last);
+                held.words.clear(first, last);
+            }
+        }
+        Err(error)
     }
 
     /// Takes a word on a record.
@@ -86,18 +109,22 @@ impl Pending {
         Ok(())
     }
 
-    /// Commits what was said. What cannot be written is kept.
-    pub(super) fn commit(&mut self, member: u64, clock: &dyn Clock) -> Result<()> {
+    /// Commits what was said. What cannot be written is kept. Says whether others that wait should look again.
+    pub(super) fn commit(&mut self, member: u64, clock: &dyn Clock) -> (bool, Result<()>) {
+        let mut news = false;
         loop {
             let mut changed = Vec::new();
             for (id, held) in &mut self.held {
                 let (any, lapsed) = held.apply(member, clock.monotonic());
-                let outcome = self.outcomes.entry(id.clone()).or_insert(Ok(()));
-                if let (Some(lapsed), true) = (lapsed, outcome.is_ok()) {
-                    *outcome = Err(not_acquired(id, lapsed));
-                }
                 if any {
                     changed.push(Arc::clone(&held.partition));
+                    self.outcomes.entry(id.clone()).or_insert(Ok(()));
+                }
+                if let Some(lapsed) = lapsed {
+                    let outcome = self.outcomes.entry(id.clone()).or_insert(Ok(()));
+                    if outcome.is_ok() {
+                        *outcome = Err(not_acquired(id, lapsed));
+                    }
                 }
             }
             let held = &mut self.held;
@@ -107,12 +134,15 @@ impl Pending {
                 }
             });
             self.held.retain(|_, held| !held.words.is_empty());
+            for partition in &changed {
+                news |= partition.take_news();
+            }
             if let Some(error) = failed {
-                return Err(error);
+                return (news, Err(error));
             }
             // What is left was to be written by somebody who failed: now we try ourselves, and hear why.
             if !self.has_words() {
-                return Ok(());
+                return (news, Ok(()));
             }
         }
     }
@@ -154,22 +184,33 @@ impl Held {
     }
 }
 
+/// Records with consecutive offsets: the partition, the first and the last offset.
+fn runs(records: &[ShareRecord]) -> impl Iterator<Item = (&TopicPartition, u64, u64)> {
+    let follows = |left: &ShareRecord, right: &ShareRecord| {
+        left.offset() + 1 == right.offset() && left.topic_partition() == right.topic_partition()
+    };
+    records.chunk_by(follows).filter_map(|run| {
+        let (first, last) = (run.first()?, run.last()?);
+        Some((first.topic_partition(), first.offset(), last.offset()))
+    })
+}
+
 /// Writes down what has changed in partitions, those together whose progress is kept in the same place. Tells of each
 /// that is durable; returns the first failure.
 pub(super) fn commit(
     partitions: &[Arc<SharePartition>],
     mut written: impl FnMut(&SharePartition),
 ) -> Option<Error> {
-    let mut places: Vec<(&Arc<Journal>, Vec<Arc<dyn Source>>)> = Vec::new();
+    let mut journals: Vec<&Arc<Journal>> = Vec::new();
     for partition in partitions {
-        let source: Arc<dyn Source> = Arc::<SharePartition>::clone(partition);
-        match places.iter_mut().find(|(journal, _)| Arc::ptr_eq(journal, partition.journal())) {
-            Some((_, sources)) => sources.push(source),
-            None => places.push((partition.journal(), vec![source])),
+        if !journals.iter().any(|journal| Arc::ptr_eq(journal, partition.journal())) {
+            journals.push(partition.journal());
         }
     }
     let mut failed = None;
-    for (journal, sources) in places {
+    for journal in journals {
+        let here = partitions.iter().filter(|partition| Arc::ptr_eq(journal, partition.journal()));
+        let sources: Vec<_> = here.map(|partition| Arc::clone(partition) as Arc<dyn Source>).collect();
         let committed = journal.commit(&sources);
         let here = partitions.iter().filter(|partition| Arc::ptr_eq(journal, partition.journal()));
         here.filter(|partition| !committed.unwritten.contains(partition.key()))
