@@ -737,6 +737,32 @@ fn offsets_that_a_crash_took_and_gives_again_are_new() {
     assert_eq!(poll(&mut consumer(&store, config())).len(), 4);
 }
 
+#[test]
+fn a_log_that_is_cut_under_a_group_makes_its_offsets_new() {
+    for priority in [false, true] {
+        let (machine, store, log) = machine(0);
+        for _ in 0..5 {
+            fill(&log, 1);
+        }
+        let chosen = || {
+            let config = config().max_poll_records(10);
+            if priority { config.priority(annals::share::LowestKeyFirst) } else { config }
+        };
+        let mut worker = consumer(&store, chosen());
+        assert_eq!(poll(&mut worker).len(), 5);
+        worker.commit().unwrap();
+        log.truncate_to(2).unwrap();
+        // That the old ones are forgotten must be written down before the new ones are delivered.
+        let write = When::next().of(&[Call::Write]).under("__share_group_state-0");
+        machine.disk.fail(write, Fault::Error(ENOSPC));
+        assert!(matches!(worker.poll(NOW), Err(Error::StorageFull { .. })));
+        fill(&log, 3);
+        assert_eq!(counts(&poll(&mut worker)), [(2, 1), (3, 1), (4, 1)]);
+        let (store, _log) = machine.cut_off().restart();
+        assert_eq!(offsets(&poll(&mut consumer(&store, chosen()))), [2, 3, 4]);
+    }
+}
+
 /// What a new member gets after a crash.
 fn delivered(machine: &Machine) -> BTreeSet<u64> {
     let store = machine.open();

@@ -293,6 +293,53 @@ fn what_was_written_is_restored() {
     assert_eq!(far.acquire(1, 1, secs(0)), [range(0, 0, 1)]);
 }
 
+#[test]
+fn deliveries_can_be_counted_first_and_taken_back() {
+    let mut records = with(4);
+    records.acquire(1, 4, secs(0));
+    assert_eq!(records.begin_write(), None, "as in Kafka, what is acquired is not written");
+    records.count_deliveries(1, 2);
+    let update = written(&mut records);
+    assert_eq!(update.batches, [batch(1, 2, DeliveryState::Available, 1)]);
+    records.take_back(1, 2, 3);
+    records.take_back(2, 0, 3);
+    assert_eq!(records.acquire(2, 4, secs(0)), [range(2, 3, 1)]);
+}
+
+#[test]
+fn what_is_archived_is_written_as_such() {
+    let mut records = with(4);
+    records.archive(2, 6);
+    assert_eq!((records.end_offset(), records.unfinished()), (7, 2));
+    assert_eq!(written(&mut records).batches, [batch(2, 6, DeliveryState::Archived, 0)]);
+    records.archive(0, 1);
+    assert_eq!((records.start_offset(), written(&mut records).start_offset), (7, 7));
+}
+
+#[test]
+fn no_number_is_too_large() {
+    for (first, last) in [(0, u64::MAX), (u64::MAX, u64::MAX), (u64::MAX, 0), (5, 4)] {
+        let mut records = InFlight::new(3, LIMITS);
+        records.take_in(first, last);
+        records.acquire(1, u64::MAX, Duration::MAX);
+        let _ = records.acknowledge(1, first, last, Acknowledge::Release, Duration::MAX);
+        records.acquire_range(1, first, last, secs(0));
+        records.begin_write();
+        records.written();
+        records.pass_over(first, last);
+        records.archive(first, last);
+        records.count_deliveries(first, last);
+        records.take_back(1, first, last);
+        records.forget_from(last);
+        records.release_member(1);
+        records.expire(Duration::MAX);
+        let _ = (records.state_of(first), records.delivery_count(last), records.snapshot());
+        let hostile = batch(first, last, DeliveryState::Available, u16::MAX);
+        let restored = InFlight::restore(first, &[hostile, hostile], LIMITS);
+        assert!(restored.end_offset() >= restored.start_offset());
+    }
+}
+
 /// A state for each record.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum State {

@@ -364,7 +364,7 @@ impl ShareConsumer {
             };
             let Some((partition, next)) = found else { break };
             // If somebody else was quicker, there is another look.
-            if let Some(record) = partition.take(self.member, next.record, self.now()) {
+            if let Some(record) = partition.take(self.member, next.record.offset(), self.now()) {
                 budget.take(record.record());
                 records.push(record);
             }

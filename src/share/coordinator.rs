@@ -206,6 +206,9 @@ impl ShareCoordinator {
 impl Attendant for ShareCoordinator {
     fn attend(&self) -> Result<()> {
         let open: Vec<_> = self.journals.lock().values().cloned().collect();
+        if open.is_empty() {
+            return Ok(());
+        }
         let topics: BTreeSet<Uuid> = self.handle.topics()?.iter().map(Topic::id).collect();
         let mut result = Ok(());
         for journal in open {

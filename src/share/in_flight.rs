@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use super::spans::{Span, Spans};
 use crate::format::{DeliveryState, StateBatch};
+use crate::types::OFFSET_MAX;
 
 /// A delivery count as the log of states can hold it.
 const DELIVERIES_MAX: u16 = i16::MAX as u16;
@@ -255,18 +256,21 @@ impl InFlight {
     pub fn restore(start_offset: u64, batches: &[StateBatch], limits: Limits) -> Self {
         let mut restored = InFlight::new(start_offset, limits);
         for batch in batches.iter().filter(|batch| batch.last_offset >= start_offset) {
-            let first = batch.first_offset.max(start_offset);
+            let (first, last) = (batch.first_offset.max(start_offset), batch.last_offset.min(OFFSET_MAX));
+            if first > last {
+                continue;
+            }
             if first > restored.end {
                 restored.take_in(restored.end, first - 1);
             }
-            restored.end = restored.end.max(batch.last_offset + 1);
+            restored.end = restored.end.max(last + 1);
             let deliveries = batch.delivery_count.min(DELIVERIES_MAX);
             let state = match batch.state {
                 DeliveryState::Available => limits.given_back(deliveries),
                 DeliveryState::Acknowledged => State::Done { accepted: true, deliveries },
                 DeliveryState::Archived => State::Done { accepted: false, deliveries },
             };
-            restored.put(first, batch.last_offset, state);
+            restored.put(first, last, state);
         }
         restored.advance();
         restored
@@ -334,6 +338,7 @@ impl InFlight {
     /// Takes in records with consecutive offsets, read behind the end offset; what lies between is not there. It is
     /// up to the caller to keep to [`room`](Self::room).
     pub fn take_in(&mut self, first: u64, last: u64) {
+        let last = last.min(OFFSET_MAX);
         if first > self.end {
             self.pass_over(self.end, first - 1);
         }
@@ -347,7 +352,7 @@ impl InFlight {
     /// Says that offsets are not there: between records, or of control records, aborted transactions, and what was
     /// deleted. Those that are acquired stay so.
     pub fn pass_over(&mut self, first: u64, last: u64) {
-        let first = first.max(self.start);
+        let (first, last) = (first.max(self.start), last.min(OFFSET_MAX));
         if first > last {
             return;
         }
@@ -370,7 +375,7 @@ impl InFlight {
 
     /// Gives up records that cannot be delivered, and has that written down. Those that are acquired stay so.
     pub fn archive(&mut self, first: u64, last: u64) {
-        let first = first.max(self.start);
+        let (first, last) = (first.max(self.start), last.min(OFFSET_MAX));
         if first <= last {
             self.unwritten.set(first, last, ());
             self.pass_over(first, last);
@@ -413,7 +418,7 @@ impl InFlight {
         let (mut acquired, mut left, mut from) = (Vec::new(), max, self.start);
         while left > 0 {
             let Some((first, last)) = self.next_available(from) else { break };
-            let last = last.min(first + (left - 1));
+            let last = last.min(first.saturating_add(left - 1));
             acquired.extend(self.acquire_range(member, first, last, now));
             left -= last - first + 1;
             from = last + 1;

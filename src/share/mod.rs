@@ -44,7 +44,9 @@
 //!   ([`lock_duration`](ShareConfig::lock_duration), 30 s; [`Acknowledge::Renew`] begins it anew), or until the
 //!   consumer is closed or dropped.
 //! - What a commit returned for is as durable as the store's topics. After a restart every record that is not finished
-//!   is delivered again, and none that is.
+//!   is delivered again, and none that is. (A topic that is less durable than that may lose records to a power cut
+//!   whose acknowledgements stay. The group notices when it looks and finds the log shorter than it knows it; what is
+//!   appended before, at the same offsets, counts as acknowledged.)
 //! - A record is delivered at least once, and at most so often as the
 //!   [limit](ShareConfig::delivery_count_limit) says (5): then it is given up for this group. Deliveries are counted
 //!   when a record is given back; a process that dies takes the count of what it had with it, as Kafka's broker does,

@@ -42,12 +42,21 @@ struct Inner {
     moved: bool,
     /// Whether others that wait should look again.
     news: bool,
+    /// Whether the log was cut below what is written down.
+    cut: bool,
 }
 
 impl Inner {
     /// Whether nothing more is read until something is finished.
     fn is_full(&self) -> bool {
         self.in_flight.room() == 0 || self.queue.as_ref().is_some_and(|queue| !queue.has_room())
+    }
+
+    /// Tells the queue what became of records.
+    fn follow_changes(&mut self, now: Duration) {
+        if let Some(queue) = &mut self.queue {
+            queue.follow(self.in_flight.take_changes(), &self.in_flight, now);
+        }
     }
 
     /// What was deleted meanwhile is no error: the next look passes over it.
@@ -111,8 +120,8 @@ impl SharePartition {
             in_flight.track_changes();
         }
         let (read_to, queue) = (in_flight.start_offset(), priority.map(Queue::new));
-        let (tail, damage, moved, news) = (None, None, false, false);
-        let inner = Inner { in_flight, tail, queue, read_to, damage, moved, news };
+        let (tail, damage, moved, news, cut) = (None, None, false, false, false);
+        let inner = Inner { in_flight, tail, queue, read_to, damage, moved, news, cut };
         let opened = SharePartition { key, log, journal, isolation, inner: Mutex::new(inner) };
         opened.follow_cut()?;
         Ok(opened)
@@ -177,10 +186,10 @@ impl SharePartition {
         Ok((next, self.wait(inner, bound)))
     }
 
-    /// Gives a member one record; `None` if somebody else got it.
-    pub(super) fn take(&self, member: u64, record: StoredRecord, now: Duration) -> Option<ShareRecord> {
+    /// Gives a member one record that was read ahead; `None` if somebody else got it.
+    pub(super) fn take(&self, member: u64, offset: u64, now: Duration) -> Option<ShareRecord> {
         let inner = &mut *self.inner.lock();
-        let offset = record.offset();
+        let record = inner.queue.as_ref()?.get(offset)?.clone();
         let acquired = inner.in_flight.acquire_range(member, offset, offset, now);
         let delivery_count = acquired.first()?.delivery_count;
         Some(ShareRecord::new(self.id().clone(), record, delivery_count))
@@ -284,16 +293,21 @@ impl SharePartition {
             let inner = &mut *self.inner.lock();
             // Asked under the lock: whoever took in more has let go of it.
             let log_end = self.log.log_end();
-            if inner.in_flight.end_offset() <= log_end {
+            if inner.in_flight.end_offset() > log_end {
+                inner.in_flight.forget_from(log_end);
+                (inner.tail, inner.read_to, inner.cut) = (None, inner.read_to.min(log_end), true);
+                inner.follow_changes(Duration::ZERO);
+            }
+            if !inner.cut {
                 return Ok(());
             }
-            inner.in_flight.forget_from(log_end);
-            (inner.tail, inner.read_to) = (None, inner.read_to.min(log_end));
         }
         self.journal.set(&self.key, || {
             let StateUpdate { start_offset, batches, .. } = self.inner.lock().in_flight.snapshot();
             Progress { start: Some(start_offset), batches }
-        })
+        })?;
+        self.inner.lock().cut = false;
+        Ok(())
     }
 
     /// Reads records that are available again.
@@ -385,10 +399,7 @@ impl SharePartition {
 
     /// Reads ahead, by priority, as far as there is room.
     fn read_ahead(&self, inner: &mut Inner, now: Duration) -> Result<()> {
-        let changes = inner.in_flight.take_changes();
-        if let Some(queue) = &mut inner.queue {
-            queue.follow(changes, &inner.in_flight, now);
-        }
+        inner.follow_changes(now);
         let mut read = Ok(());
         while inner.queue.as_ref().is_some_and(Queue::has_room) {
             let from = inner.read_to;

@@ -127,6 +127,11 @@ impl Queue {
         self.offer(offset, now);
     }
 
+    /// A record that was read ahead and is not finished.
+    pub(super) fn get(&self, offset: u64) -> Option<&StoredRecord> {
+        self.loaded.get(&offset).map(|loaded| &loaded.record)
+    }
+
     /// Follows what became of records.
     pub(super) fn follow(&mut self, changes: Vec<Change>, in_flight: &InFlight, now: Duration) {
         for change in changes {
