@@ -235,6 +235,19 @@ fn a_lock_that_runs_out_gives_the_record_to_another_and_the_late_one_hears_of_it
 }
 
 #[test]
+fn a_lock_that_runs_out_wakes_one_that_waits() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    fill(&store.create_topic("t", TopicConfig::new()).unwrap().partition(0).unwrap(), 1);
+    let settings = || explicit().lock_duration(Duration::from_millis(30));
+    let mut stuck = consumer(&store, settings());
+    let held = stuck.poll(LONG).unwrap();
+    let mut other = consumer(&store, settings());
+    assert_eq!(counts(&other.poll(LONG).unwrap()), [(0, 2)]);
+    drop((held, stuck));
+}
+
+#[test]
 fn accepted_released_and_rejected_and_what_implicit_mode_does_not_take() {
     let (_, store, _log) = machine(3);
     let mut worker = consumer(&store, explicit());
@@ -682,6 +695,49 @@ fn what_cannot_be_written_is_kept_and_tried_again() {
         let (store, _) = machine.cut_off().restart();
         assert_eq!(offsets(&poll(&mut consumer(&store, config()))), [4]);
     }
+}
+
+#[test]
+fn whoever_writes_for_whom_a_failure_loses_no_word() {
+    let (machine, store, log) = machine(0);
+    for _ in 0..20 {
+        fill(&log, 100);
+    }
+    let settings = || explicit().max_poll_records(3);
+    let workers: Vec<_> = (0..4).map(|_| consumer(&store, settings())).collect();
+    let processed = Mutex::new(BTreeMap::<u64, u32>::new());
+    std::thread::scope(|scope| {
+        for (number, mut worker) in workers.into_iter().enumerate() {
+            let (machine, processed) = (&machine, &processed);
+            scope.spawn(move || {
+                for round in 0.. {
+                    let records = match worker.poll(NOW) {
+                        Ok(records) if records.is_empty() => return,
+                        Ok(records) => records,
+                        Err(error) => panic!("{error}"),
+                    };
+                    for record in &records {
+                        *processed.lock().unwrap().entry(record.offset()).or_default() += 1;
+                        worker.acknowledge(record, Acknowledge::Accept).unwrap();
+                    }
+                    if (round + number) % 3 == 0 {
+                        let write = When::next().of(&[Call::Write]).under("__share_group_state-0");
+                        machine.disk.fail(write, Fault::Error(ENOSPC));
+                    }
+                    while let Err(error) = worker.commit() {
+                        assert!(matches!(error, Error::StorageFull { .. }), "{error}");
+                    }
+                }
+            });
+        }
+    });
+    let processed = processed.into_inner().unwrap();
+    assert_eq!(processed.len(), 2_000);
+    assert!(processed.values().all(|times| *times == 1), "no lock ran out");
+    let described = store.share_groups().describe("workers").unwrap();
+    assert_eq!(described.partitions.values().next().unwrap().start_offset, 2_000);
+    let (store, _log) = machine.cut_off().restart();
+    assert!(poll(&mut consumer(&store, settings())).is_empty());
 }
 
 #[test]

@@ -114,6 +114,7 @@ impl ShareConsumer {
             let name = topic.name().clone();
             subscribed.push(Subscribed { name, id: topic.id(), partitions: count });
         }
+        self.pending.follow(&partitions);
         (self.topics, self.partitions) = (subscribed, partitions);
         self.tell_subscription();
         Ok(())

@@ -69,7 +69,7 @@ pub struct AcquiredRecords {
     pub first_offset: u64,
     /// The last of them.
     pub last_offset: u64,
-    /// The how manieth delivery of each it is, from 1.
+    /// How often each was delivered, this time included.
     pub delivery_count: u16,
 }
 
@@ -328,6 +328,12 @@ impl InFlight {
             _ => false,
         };
         self.states.iter().filter(has).map(|span| span.len()).sum()
+    }
+
+    /// Whether a member has any of some records, and has not acknowledged it.
+    pub(super) fn is_held(&self, member: u64, first: u64, last: u64) -> bool {
+        let held = |span: &Span<State>| matches!(span.value, State::Acquired(lock) if lock.member == member);
+        self.states.within(first, last).iter().any(held)
     }
 
     /// When the next lock may run out.

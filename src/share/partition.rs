@@ -205,6 +205,11 @@ impl SharePartition {
         self.inner.lock().in_flight.acknowledge(member, first, last, word, now)
     }
 
+    /// Whether a member has any of some records, and has not acknowledged it.
+    pub(super) fn is_held(&self, member: u64, first: u64, last: u64) -> bool {
+        self.inner.lock().in_flight.is_held(member, first, last)
+    }
+
     /// Has it written down that records were delivered.
     pub(super) fn count_deliveries(&self, first: u64, last: u64) {
         self.inner.lock().in_flight.count_deliveries(first, last);

@@ -44,6 +44,15 @@ impl Pending {
         }
     }
 
+    /// Forgets what belongs to topics that are gone, and whose names others have now.
+    pub(super) fn follow(&mut self, partitions: &[Arc<SharePartition>]) {
+        for partition in partitions {
+            if self.held.get(partition.id()).is_some_and(|held| !Arc::ptr_eq(&held.partition, partition)) {
+                self.held.remove(partition.id());
+            }
+        }
+    }
+
     /// Accepts everything of which nothing was said.
     pub(super) fn accept_all(&mut self) {
         for held in self.held.values_mut() {
@@ -130,7 +139,7 @@ impl Pending {
             let held = &mut self.held;
             let failed = commit(&changed, |partition| {
                 if let Some(held) = held.get_mut(partition.id()) {
-                    held.forget_words();
+                    held.forget_words(member);
                 }
             });
             self.held.retain(|_, held| !held.words.is_empty());
@@ -140,7 +149,7 @@ impl Pending {
             if let Some(error) = failed {
                 return (news, Err(error));
             }
-            // What is left was to be written by somebody who failed: now we try ourselves, and hear why.
+            // What is left was written by somebody who failed: now we try ourselves, and hear why.
             if !self.has_words() {
                 return (news, Ok(()));
             }
@@ -178,9 +187,21 @@ impl Held {
         (any, first_lapsed)
     }
 
-    fn forget_words(&mut self) {
+    /// Forgets what was said and is written. Somebody else's write may have taken it along before we asked for one,
+    /// and failed: then it is as if it had not been said, and is still to be.
+    fn forget_words(&mut self, member: u64) {
         let said: Vec<_> = self.words.iter().filter(|span| span.value.is_some()).collect();
-        said.iter().for_each(|span| self.words.clear(span.first, span.last));
+        for span in said {
+            if !self.partition.is_held(member, span.first, span.last) {
+                self.words.clear(span.first, span.last);
+                continue;
+            }
+            for offset in span.first..=span.last {
+                if !self.partition.is_held(member, offset, offset) {
+                    self.words.clear(offset, offset);
+                }
+            }
+        }
     }
 }
 
