@@ -413,6 +413,18 @@ impl Model {
         }
     }
 
+    /// How many offsets from the start on are finished once what is being written is.
+    fn finished_after(&self, start: u64) -> u64 {
+        let finished = |(state, deliveries): &(State, u16)| match state {
+            State::Acknowledged | State::Archived => true,
+            State::Settling { word, written: true, .. } => {
+                *word != Acknowledge::Release || *deliveries >= LIMITS.delivery_count
+            }
+            _ => false,
+        };
+        self.records.range(start..).filter(|(_, record)| finished(record)).count() as u64
+    }
+
     fn end_write(&mut self, update: Option<&StateUpdate>) {
         for (state, deliveries) in self.records.values_mut() {
             let State::Settling { member, until, word, written: true } = *state else { continue };
@@ -607,8 +619,10 @@ proptest! {
                 }
                 Step::BeginWrite if writing.is_none() => {
                     writing = real.begin_write();
-                    if writing.is_some() {
+                    if let Some(update) = &writing {
                         model.begin_write();
+                        let finished = model.finished_after(update.start_offset);
+                        prop_assert_eq!(update.delivery_complete_count, finished);
                     } else {
                         let settling = |(state, _): &(State, u16)| matches!(state, State::Settling { .. });
                         prop_assert!(!model.records.values().any(settling), "something is to be written");

@@ -141,6 +141,8 @@ pub struct InFlight {
     deadline: Option<Duration>,
     /// Offsets whose state is not the one that is written down.
     unwritten: Spans<()>,
+    /// Offsets that were acknowledged since the last write began.
+    settling: Spans<()>,
     /// Whether the start offset has passed such offsets.
     start_unwritten: bool,
     writing: Option<Writing>,
@@ -244,6 +246,7 @@ impl InFlight {
             available_from: start_offset,
             deadline: None,
             unwritten: Spans::default(),
+            settling: Spans::default(),
             start_unwritten: false,
             writing: None,
             next_write: 0,
@@ -399,6 +402,7 @@ impl InFlight {
         }
         self.states.clear(offset, last);
         self.unwritten.clear(offset, last);
+        self.settling.clear(offset, last);
         if let Some(writing) = &mut self.writing {
             writing.ranges.clear(offset, last);
         }
@@ -484,6 +488,7 @@ impl InFlight {
         };
         let write = self.next_write;
         self.change_locks(first, last, |lock| State::Settling { lock, outcome, write });
+        self.settling.set(first, last, ());
         Ok(())
     }
 
@@ -530,19 +535,18 @@ impl InFlight {
     /// Begins to write down everything that was acknowledged, or otherwise changed. `None` if nothing was. One write is
     /// under way at a time: it ends with [`written`](Self::written) or with [`not_written`](Self::not_written).
     pub fn begin_write(&mut self) -> Option<StateUpdate> {
+        if self.writing.is_some() {
+            return None;
+        }
         let number = self.next_write;
-        let settling =
-            |span: Span<State>| matches!(span.value, State::Settling { write, .. } if write == number);
-        let settled = self.states.iter().filter(|span| settling(*span));
-        let settled: Vec<_> = settled.map(|span| (span.first, span.last)).collect();
+        let mut ranges = std::mem::take(&mut self.unwritten);
+        self.settling.iter().for_each(|span| ranges.set(span.first, span.last, ()));
+        self.settling = Spans::default();
         let start = std::mem::take(&mut self.start_unwritten);
-        if self.writing.is_some() || (settled.is_empty() && self.unwritten.is_empty() && !start) {
-            self.start_unwritten = start;
+        if ranges.is_empty() && !start {
             return None;
         }
         self.next_write += 1;
-        let mut ranges = std::mem::take(&mut self.unwritten);
-        settled.into_iter().for_each(|(first, last)| ranges.set(first, last, ()));
         let update = self.update(number, &ranges);
         self.writing = Some(Writing { number, ranges, start });
         Some(update)
@@ -659,10 +663,16 @@ impl InFlight {
             }
             other => other,
         };
-        let unfinished = self.states.iter().find(|span| !after(span.value).is_done());
-        let start_offset = unfinished.map_or(self.end, |span| span.first);
-        let finished = self.states.from(start_offset).filter(|span| after(span.value).is_done());
-        let delivery_complete_count = finished.map(|span| span.len()).sum();
+        let first = self.states.iter().find(|span| !after(span.value).is_done());
+        let start_offset = first.map_or(self.end, |span| span.first);
+        let mut unfinished = self.unfinished;
+        for range in ranges.iter() {
+            let settled = self.states.within(range.first, range.last).into_iter();
+            let settled = settled.filter(|span| !span.value.is_done() && after(span.value).is_done());
+            unfinished -= settled.map(|span| span.len()).sum::<u64>();
+        }
+        // All offsets in flight have a state.
+        let delivery_complete_count = (self.end - start_offset).saturating_sub(unfinished);
         let mut batches: Vec<StateBatch> = Vec::new();
         for range in ranges.from(start_offset) {
             for span in self.states.within(range.first, range.last) {
