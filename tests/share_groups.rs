@@ -348,9 +348,7 @@ fn a_group_begins_where_it_says_and_a_restart_does_not_move_it() {
     let (machine, store, log) = machine(5);
     machine.clock.advance(Duration::from_secs(100));
     fill(&log, 5);
-    let latest = store.share_consumer(ShareConfig::new().group("latest")).unwrap();
-    let mut latest = latest;
-    latest.subscribe(["t"]).unwrap();
+    let mut latest = consumer(&store, ShareConfig::new().group("latest"));
     assert!(poll(&mut latest).is_empty(), "it begins at the end");
     let reset = ShareOffsetReset::ByDuration(Duration::from_secs(50));
     let mut recent = consumer(&store, ShareConfig::new().group("recent").offset_reset(reset));
@@ -372,7 +370,7 @@ fn a_group_begins_where_it_says_and_a_restart_does_not_move_it() {
 #[test]
 fn transactions_count_once_they_are_committed_and_markers_are_passed_over() {
     let (_, store, log) = machine(1);
-    let committed = ShareConfig::isolation(config(), Isolation::ReadCommitted);
+    let committed = config().isolation(Isolation::ReadCommitted);
     let mut worker = consumer(&store, committed);
     let transactional = |id, value: &str| {
         let options = AppendOptions::new().transactional(id, 0, 0);

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::in_flight::Limits;
 use super::order::PriorityOrder;
 use super::queue::Priority;
+use super::words::Limits;
 use crate::error::{Error, Result};
 use crate::group::check_group_id;
 use crate::partition::Isolation;

@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::in_flight::StateUpdate;
 use super::spans::Spans;
+use super::words::StateUpdate;
 use crate::clock::Clock;
 use crate::error::{Error, FormatError, Result};
 use crate::format::{

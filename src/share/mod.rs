@@ -106,7 +106,7 @@
 //!
 //! | file | owns |
 //! | --- | --- |
-//! | `in_flight`, `spans` | the state machine of a partition, and ranges of offsets |
+//! | `in_flight`, `words`, `spans` | the state machine of a partition, what is said of it, ranges of offsets |
 //! | `partition`, `queue`, `order` | the records themselves: read again, read on, read ahead by priority |
 //! | `journal` | what is written down |
 //! | `group`, `coordinator` | who is in a group, and what a store has of groups |
@@ -126,12 +126,14 @@ mod pending;
 mod queue;
 mod record;
 mod spans;
+mod words;
 
 pub use admin::{
     ShareGroupDescription, ShareGroupListing, ShareGroups, ShareMemberDescription, SharePartitionDescription,
 };
 pub use config::{AcknowledgementMode, ShareConfig, ShareOffsetReset};
 pub use consumer::{ShareConsumer, WakeupHandle};
-pub use in_flight::{Acknowledge, AcquiredRecords, InFlight, Limits, NotAcquired, RecordState, StateUpdate};
+pub use in_flight::InFlight;
 pub use order::{LowestKeyFirst, PriorityOrder, RankOrder};
 pub use record::ShareRecord;
+pub use words::{Acknowledge, AcquiredRecords, Limits, NotAcquired, RecordState, StateUpdate};

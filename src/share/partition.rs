@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::in_flight::{
-    Acknowledge, AcquiredRecords, InFlight, Limits, NotAcquired, RecordState, StateUpdate,
-};
+use super::in_flight::InFlight;
 use super::journal::{Journal, Progress, Source};
 use super::queue::{Next, Priority, Queue};
 use super::record::ShareRecord;
+use super::words::{Acknowledge, AcquiredRecords, Limits, NotAcquired, RecordState, StateUpdate};
 use crate::error::{Error, Result};
 use crate::format::{ShareStateKey, StoredRecord};
 use crate::partition::{Isolation, Partition, Records};

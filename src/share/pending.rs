@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::in_flight::{Acknowledge, NotAcquired, RecordState};
 use super::journal::{Journal, Source};
 use super::partition::SharePartition;
 use super::record::ShareRecord;
 use super::spans::Spans;
+use super::words::{Acknowledge, NotAcquired, RecordState};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::types::TopicPartition;

@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::in_flight::{Change, InFlight, RecordState};
+use super::in_flight::InFlight;
 use super::order::PriorityOrder;
+use super::words::{Change, RecordState};
 use crate::format::StoredRecord;
 
 /// What is kept besides a record's bytes, about.
