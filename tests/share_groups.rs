@@ -10,16 +10,21 @@
 
 #[path = "common/crashes.rs"]
 mod crashes;
+#[path = "common/hooked.rs"]
+mod hooked;
 #[path = "common/logs.rs"]
 mod logs;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use annals::format::{
-    DeliveryState, EndTransactionMarker, ShareRecordKey, ShareSnapshot, ShareUpdate, coordinator_partition,
+    DeliveryState, EndTransactionMarker, ShareRecordKey, ShareSnapshot, ShareStateKey, ShareUpdate,
+    coordinator_partition,
 };
 use annals::fs::{Call, Crash, Fault, When};
 use annals::share::{
@@ -30,6 +35,7 @@ use annals::{
     TopicPartition,
 };
 use crashes::at_every_call;
+use hooked::Hooked;
 use logs::{Machine, append, file};
 use proptest::prelude::*;
 
@@ -736,6 +742,64 @@ fn whoever_writes_for_whom_a_failure_loses_no_word() {
     assert_eq!(described.partitions.values().next().unwrap().start_offset, 2_000);
     let (store, _log) = machine.cut_off().restart();
     assert!(poll(&mut consumer(&store, settings())).is_empty());
+}
+
+#[test]
+fn a_word_that_a_failed_write_of_another_took_along_is_written_nevertheless() {
+    let machine = Machine::new();
+    let (reached, arrivals) = mpsc::channel();
+    let (go_on, going) = mpsc::channel::<()>();
+    let going = Mutex::new(going);
+    let held_back = Arc::new(AtomicU32::new(u32::MAX));
+    let hook = {
+        let held_back = Arc::clone(&held_back);
+        move |call: Call, name: &Path| {
+            let number = held_back.load(Ordering::SeqCst);
+            if call == Call::Write && name.starts_with(format!("{STATE}-{number}")) {
+                held_back.store(u32::MAX, Ordering::SeqCst);
+                reached.send(()).unwrap();
+                going.lock().unwrap().recv().unwrap();
+            }
+        }
+    };
+    let store = machine.options().open_in(Hooked::new(machine.disk.clone(), hook)).unwrap();
+    let two = TopicConfig::new().partitions(2).set("cleanup.policy", "delete").unwrap();
+    store.create_topic(STATE, two).unwrap();
+    let topic = store.create_topic("t", TopicConfig::new().partitions(8)).unwrap();
+    let place = |partition: u32| {
+        let key = ShareStateKey {
+            group: "workers".into(),
+            topic_id: topic.id(),
+            partition: i32::try_from(partition).unwrap(),
+        };
+        coordinator_partition(&key.coordinator_key(), 2)
+    };
+    let first = 0;
+    let second = (1..8).find(|number| place(*number) != place(first)).unwrap();
+    append(&topic.partition(first).unwrap(), &["a"]);
+    append(&topic.partition(second).unwrap(), &["b"]);
+    let (mut slow, mut quick) = (consumer(&store, explicit()), consumer(&store, explicit()));
+    for record in poll(&mut slow) {
+        slow.acknowledge(&record, Acknowledge::Accept).unwrap();
+    }
+    append(&topic.partition(second).unwrap(), &["c"]);
+    let records = poll(&mut quick);
+    quick.acknowledge(&records[0], Acknowledge::Accept).unwrap();
+    std::thread::scope(|scope| {
+        held_back.store(place(first), Ordering::SeqCst);
+        let committing = scope.spawn(|| slow.commit().unwrap());
+        // It has said everything, and waits for the disk at the first of two places.
+        arrivals.recv().unwrap();
+        let write = When::next().of(&[Call::Write]).under(format!("{STATE}-{}", place(second)));
+        machine.disk.fail(write, Fault::Error(ENOSPC));
+        quick.commit().unwrap_err();
+        go_on.send(()).unwrap();
+        let outcomes = committing.join().unwrap();
+        assert!(outcomes.len() == 2 && outcomes.values().all(Result::is_ok), "{outcomes:?}");
+    });
+    let store = machine.cut_off().open();
+    let left = poll(&mut consumer(&store, config()));
+    assert_eq!(left.iter().map(|record| record.value().unwrap()).collect::<Vec<_>>(), [b"c"]);
 }
 
 #[test]
