@@ -1,9 +1,10 @@
-//! Stores the lines of a file in a topic of three partitions and reads them back.
+//! Stores the lines of a file in a topic of three partitions and reads them back as a member of a group.
 //!
 //!   quickstart [--dir DIR] [FILE]
 //!
 //! Each line becomes one record: its bytes without the line end `\n` are the value, those before the first space
-//! the key, which decides the partition. Run it twice on one DIR and the second run continues the log.
+//! the key, which decides the partition. Run it twice on one DIR: the second run continues the log, and reads on from
+//! where the first has committed.
 
 #![allow(
     clippy::print_stdout,
@@ -12,20 +13,24 @@
     reason = "a program, not a library"
 )]
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use annals::{Partition, Record, Store, Topic, TopicConfig};
+use annals::consumer::{DeliveryGuarantee, OffsetReset};
+use annals::{
+    ConsumerConfig, Error, Partition, ProducerConfig, Record, Store, StoredRecord, TopicConfig,
+    TopicPartition,
+};
 
 type Failure = Box<dyn std::error::Error>;
 
 const PARTITIONS: u32 = 3;
-/// A batch is appended when it has so many records or bytes. It is on disk when its append returns.
-const BATCH_RECORDS: usize = 1000;
-const BATCH_BYTES: usize = 1 << 20;
+/// How many lines are sent before somebody looks whether they were written.
+const DELIVERIES: usize = 10_000;
 /// A line of a binary file can be long: far more than Kafka's default of 1 MiB for a batch.
 const LINE_BYTES_MAX: u32 = 1 << 29;
 
@@ -47,42 +52,38 @@ fn main() -> ExitCode {
 fn run(directory: &Path, file: &Path) -> Result<(), Failure> {
     let started = Instant::now();
     let store = Store::open(directory)?;
-    let topic = match store.topic("lines") {
-        Err(annals::Error::UnknownTopic { .. }) => {
-            let config = TopicConfig::new().partitions(PARTITIONS).max_message_bytes(LINE_BYTES_MAX * 2);
-            store.create_topic("lines", config)?
-        }
-        topic => topic?,
-    };
-    let partitions = topic.partitions()?;
-    let before: Vec<u64> = partitions.iter().map(Partition::log_end).collect();
+    let config = TopicConfig::new().partitions(PARTITIONS).max_message_bytes(LINE_BYTES_MAX * 2);
+    match store.create_topic("lines", config) {
+        Err(Error::TopicExists { .. }) => {}
+        made => drop(made?),
+    }
     println!("store      {}", directory.display());
     println!("file       {}", file.display());
 
-    let lines = append_lines(&topic, file).map_err(|error| format!("{}: {error}", file.display()))?;
+    let lines = send_lines(&store, file).map_err(|error| format!("{}: {error}", file.display()))?;
     let written = started.elapsed();
     println!("appended   {lines} records in {:.3} s, all of them on disk", written.as_secs_f64());
 
-    let (mut records, mut bytes) = (0, 0);
-    for (partition, before) in partitions.iter().zip(before) {
-        records += show(partition, before)?;
-        bytes += partition.size();
-    }
+    let seen = read_new(&store)?;
+    let records: u64 = seen.values().map(|seen| seen.count).sum();
     let read = started.elapsed() - written;
-    println!("read back  {records} records in {:.3} s, every checksum checked", read.as_secs_f64());
+    println!("read       {records} records that the group had not seen, in {:.3} s", read.as_secs_f64());
+    let bytes: u64 = store.topic("lines")?.partitions()?.iter().map(Partition::size).sum();
     println!("on disk    {bytes} bytes of log in Kafka's format");
+    seen.iter().for_each(|(partition, seen)| show(partition, seen));
     store.close()?;
     println!();
-    println!("Run it again with `--dir {}` to append more.", directory.display());
+    println!("Run it again with `--dir {}` to append more, and read just that.", directory.display());
     println!("Look inside with `cargo run --release --example dump -- {}/lines-0`.", directory.display());
     Ok(())
 }
 
-/// Appends every line to the partition of its key, a batch at a time. Returns how many there were.
-fn append_lines(topic: &Topic, file: &Path) -> Result<u64, Failure> {
+/// Sends every line, and waits until all are on disk. Returns how many there were.
+fn send_lines(store: &Store, file: &Path) -> Result<u64, Failure> {
+    let size = LINE_BYTES_MAX as usize * 2;
+    let producer = store.producer(ProducerConfig::new().max_request_size(size).buffer_memory(2 * size))?;
     let mut reader = BufReader::with_capacity(1 << 20, File::open(file)?);
-    let mut pending: Vec<Pending> = (0..PARTITIONS).map(|_| Pending::default()).collect();
-    let (mut line, mut count) = (Vec::new(), 0);
+    let (mut line, mut count, mut deliveries) = (Vec::new(), 0, Vec::new());
     loop {
         line.clear();
         if reader.read_until(b'\n', &mut line)? == 0 {
@@ -92,67 +93,60 @@ fn append_lines(topic: &Topic, file: &Path) -> Result<u64, Failure> {
             line.pop();
         }
         count += 1;
-        let partition = annals::partition_for_key(key_of(&line), topic.partition_count());
-        let lines = &mut pending[partition as usize];
-        lines.bytes += line.len();
-        lines.lines.push(line.clone());
-        if lines.lines.len() >= BATCH_RECORDS || lines.bytes >= BATCH_BYTES {
-            lines.append_to(&topic.partition(partition)?)?;
+        deliveries.push(producer.send("lines", &Record::new(&line).key(key_of(&line)))?);
+        if deliveries.len() == DELIVERIES {
+            deliveries.drain(..).try_for_each(|delivery| delivery.wait().map(drop))?;
         }
     }
-    for (partition, lines) in pending.iter_mut().enumerate() {
-        lines.append_to(&topic.partition(partition as u32)?)?;
-    }
+    producer.flush()?;
+    deliveries.into_iter().try_for_each(|delivery| delivery.wait().map(drop))?;
     Ok(count)
 }
 
-/// Lines on their way to one partition.
-#[derive(Default)]
-struct Pending {
-    lines: Vec<Vec<u8>>,
-    bytes: usize,
+/// What the group got of one partition.
+struct Seen {
+    count: u64,
+    first: StoredRecord,
+    last: StoredRecord,
 }
 
-impl Pending {
-    fn append_to(&mut self, partition: &Partition) -> annals::Result<()> {
-        let records: Vec<Record<'_>> =
-            self.lines.iter().map(|line| Record::new(line).key(key_of(line))).collect();
-        if !records.is_empty() {
-            partition.append_batch(&records)?;
+/// Reads what the group has not seen yet, to the end, and commits that it has.
+fn read_new(store: &Store) -> annals::Result<BTreeMap<TopicPartition, Seen>> {
+    let config = ConsumerConfig::new()
+        .group("quickstart")
+        .offset_reset(OffsetReset::Earliest)
+        .delivery(DeliveryGuarantee::AtLeastOnce);
+    let mut consumer = store.consumer(config)?;
+    consumer.subscribe(["lines"])?;
+    let mut all: BTreeMap<TopicPartition, Seen> = BTreeMap::new();
+    loop {
+        let records = consumer.poll(Duration::from_millis(10))?;
+        if records.is_empty() && !consumer.assignment().is_empty() {
+            consumer.close()?;
+            return Ok(all);
         }
-        *self = Pending::default();
-        Ok(())
+        for (partition, record) in records.iter() {
+            match all.get_mut(partition) {
+                Some(seen) => (seen.count, seen.last) = (seen.count + 1, record.clone()),
+                None => {
+                    let seen = Seen { count: 1, first: record.clone(), last: record.clone() };
+                    all.insert(partition.clone(), seen);
+                }
+            }
+        }
+    }
+}
+
+fn show(partition: &TopicPartition, seen: &Seen) {
+    println!();
+    println!("{partition}: {} new records", seen.count);
+    for (which, record) in [("first", &seen.first), ("last", &seen.last)] {
+        println!("  {which:5} {:>8}  {}", record.offset(), shorten(record.value().unwrap_or_default()));
     }
 }
 
 fn key_of(line: &[u8]) -> &[u8] {
     line.split(|&byte| byte == b' ').next().unwrap_or_default()
-}
-
-/// Reads a partition in order and prints what is in it. Returns how many records there were.
-fn show(partition: &Partition, before: u64) -> annals::Result<u64> {
-    let (mut count, mut first, mut last) = (0u64, None, None);
-    for record in partition.read_from(partition.log_start())? {
-        let record = record?;
-        count += 1;
-        if first.is_none() {
-            first = Some(record.clone());
-        }
-        last = Some(record);
-    }
-    println!();
-    let (start, end) = (partition.log_start(), partition.log_end());
-    println!(
-        "{}: {count} records, offsets {start} to {end} (exclusive), {} new",
-        partition.id(),
-        end - before
-    );
-    for (which, record) in [("first", first), ("last", last)] {
-        if let Some(record) = record {
-            println!("  {which:5} {:>8}  {}", record.offset(), shorten(record.value().unwrap_or_default()));
-        }
-    }
-    Ok(count)
 }
 
 fn shorten(value: &[u8]) -> String {

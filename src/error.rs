@@ -5,6 +5,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The result of everything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -13,7 +14,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 ///
 /// Each error names what it concerns (file, position, offset, topic) and, where the operating system
 /// refused, carries its error as [`source`](std::error::Error::source). [`Error::is_retryable`] says
-/// whether the same call may work later without anybody repairing anything.
+/// whether the same call may work later without anybody repairing anything. A clone is the same error, for one that
+/// many are told.
 ///
 /// ```
 /// use annals::Error;
@@ -23,7 +25,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// assert!(!missing.is_retryable());
 /// # Ok::<(), Error>(())
 /// ```
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The disk, the quota or the file size limit is exhausted. Nothing was kept of the refused write;
@@ -35,7 +37,7 @@ pub enum Error {
         /// The file or directory concerned.
         path: PathBuf,
         /// The operating system's error.
-        source: io::Error,
+        source: Arc<io::Error>,
     },
 
     /// The operating system refused. Whether a retry helps depends on the cause.
@@ -46,7 +48,7 @@ pub enum Error {
         /// The file or directory concerned.
         path: PathBuf,
         /// The operating system's error.
-        source: io::Error,
+        source: Arc<io::Error>,
     },
 
     /// The process or the system has no file descriptor left. Works again when some are closed.
@@ -57,7 +59,7 @@ pub enum Error {
         /// The file or directory concerned.
         path: PathBuf,
         /// The operating system's error.
-        source: io::Error,
+        source: Arc<io::Error>,
     },
 
     /// Stored bytes are not what was written. They are kept as they are and never handed out.
@@ -444,6 +446,13 @@ pub enum Error {
         producer_epoch: i16,
     },
 
+    /// No such transactional id (Kafka's `TRANSACTIONAL_ID_NOT_FOUND`).
+    #[error("there is no transactional id {transactional_id:?}")]
+    UnknownTransactionalId {
+        /// The transactional id.
+        transactional_id: String,
+    },
+
     /// A transactional id with another producer id than the one offered (Kafka's `INVALID_PRODUCER_ID_MAPPING`).
     #[error("transactional id {transactional_id:?} does not belong to producer {producer_id}")]
     InvalidProducerIdMapping {
@@ -530,7 +539,42 @@ pub enum Error {
     },
 }
 
+/// What a producer, or its user, can do about an error (Kafka's `RetriableException`, `AbortableException`, and the
+/// errors after which a producer must be closed).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorClass {
+    /// The same record may well be taken later. A producer has tried until its time was over; send it again.
+    Retriable,
+    /// This record, or this call, failed for a reason that stays. Others may succeed; a transaction that it belongs to
+    /// has to be aborted.
+    Abortable,
+    /// The producer is of no use any more: it was replaced, or closed. Close it; others may take its place.
+    Fatal,
+}
+
 impl Error {
+    /// What can be done about it where records are sent.
+    ///
+    /// ```
+    /// use annals::{Error, ErrorClass};
+    /// let closed = Error::Closed { what: "the store".into() };
+    /// assert_eq!(closed.class(), ErrorClass::Fatal);
+    /// ```
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            // A fenced coordinator is no fault of the producer.
+            Error::Fenced { what: "coordinator epoch", .. } => ErrorClass::Retriable,
+            Error::Fenced { .. }
+            | Error::ProducerFenced { .. }
+            | Error::InvalidProducerIdMapping { .. }
+            | Error::Closed { .. } => ErrorClass::Fatal,
+            // A producer opens what is poisoned again by itself.
+            Error::Io { .. } | Error::Poisoned { .. } => ErrorClass::Retriable,
+            error if error.is_retryable() => ErrorClass::Retriable,
+            _ => ErrorClass::Abortable,
+        }
+    }
+
     /// The number that Kafka's protocol has for it, for servers that answer Kafka's clients; `None` where Kafka
     /// would say `UNKNOWN_SERVER_ERROR` (-1).
     ///
@@ -562,6 +606,7 @@ impl Error {
             Error::GroupSubscribed { .. } => 86,
             Error::UnstableOffsets { .. } => 88,
             Error::ProducerFenced { .. } => 90,
+            Error::UnknownTransactionalId { .. } => 105,
             Error::TransactionAborted { .. } => 120,
             Error::InvalidRecordState { .. } => 121,
             Error::InvalidBatch { source: FormatError::Checksum { .. } } | Error::Corruption { .. } => 2,
@@ -591,7 +636,9 @@ impl Error {
     /// Wraps a failed system call, sorting out the kinds that callers treat differently.
     pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
         let path = path.to_path_buf();
-        match rustix::io::Errno::from_io_error(&source) {
+        let errno = rustix::io::Errno::from_io_error(&source);
+        let source = Arc::new(source);
+        match errno {
             Some(rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT | rustix::io::Errno::FBIG) => {
                 Error::StorageFull { action, path, source }
             }
@@ -608,7 +655,7 @@ impl Error {
     /// ```
     /// # use annals::Error;
     /// let full = std::io::Error::from_raw_os_error(28); // ENOSPC
-    /// let error = Error::StorageFull { action: "append to", path: "x.log".into(), source: full };
+    /// let error = Error::StorageFull { action: "append to", path: "x.log".into(), source: full.into() };
     /// assert!(error.is_retryable());
     /// ```
     pub fn is_retryable(&self) -> bool {

@@ -43,6 +43,7 @@
 //! at once.
 
 pub mod clock;
+pub mod consumer;
 pub mod docs;
 pub mod error;
 pub mod format;
@@ -50,25 +51,34 @@ pub mod fs;
 pub mod group;
 mod observe;
 mod partition;
+mod producer;
 pub mod share;
 mod storage;
 mod topic;
+pub mod transaction;
 mod types;
 mod wake;
 
-pub use error::{Error, FormatError, Result};
+pub use consumer::{Consumer, ConsumerConfig, ConsumerRecord, ConsumerRecords};
+pub use error::{Error, ErrorClass, FormatError, Result};
 pub use format::{Record, RecordBatch, StoredRecord};
 pub use partition::{
     AppendOptions, Appended, CleanupPolicy, CompactionReport, CompactionStatus, CompressionType, Damage,
     Durability, EpochEnd, Expired, FetchOptions, Fetched, Isolation, LogConfig, OpenTransaction, Partition,
     PartitionStats, ProducerState, Records, RecoveryReport, RetentionTime, TimestampOffset,
 };
+pub use producer::{
+    Acks, Delivery, OutgoingRecord, Producer, ProducerConfig, ProducerInterceptor, ProducerStats,
+    RecordMetadata, SendOptions,
+};
 pub use storage::{
     IndexEntry, OffsetIndex, Segment, SegmentBatches, TimeIndex, TimeIndexEntry, TransactionIndex,
 };
 pub use topic::{
-    ConfigEntry, DefaultPartitioner, MaintenanceReport, MaintenanceStatus, Partitioner, Placed, Store,
-    StoreOptions, StoreReport, StoreStats, Topic, TopicConfig, murmur2, partition_for_key,
+    ConfigEntry, DefaultPartitioner, MaintenanceReport, MaintenanceStatus, Partitioner, Placed,
+    RoundRobinPartitioner, Store, StoreOptions, StoreReport, StoreStats, Topic, TopicConfig, murmur2,
+    partition_for_key,
 };
+pub use transaction::{ProducerIdAndEpoch, TransactionCoordinator};
 pub use types::{OFFSET_MAX, TOPIC_NAME_BYTES_MAX, TopicName, TopicPartition, Uuid};
 pub use wake::{Replier, Reply};

@@ -17,23 +17,16 @@ mod crashes;
 mod logs;
 
 use annals::format::{BatchBuilder, BatchOptions, LeaderEpochs, RecordBatch, stamp};
+use annals::fs::Call;
 use annals::{
     AppendOptions, Durability, Error, FetchOptions, Isolation, Partition, Record, Store, TopicConfig,
 };
 use common::vector;
 use crashes::at_every_call;
-use logs::{Machine, append, file, records, values};
+use logs::{Machine, append, expected, file, records, value, values};
 use proptest::prelude::*;
 
 const EPOCHS: &str = "t-0/leader-epoch-checkpoint";
-
-fn value(offset: u64) -> String {
-    format!("the value at offset {offset:06}")
-}
-
-fn expected(offsets: impl Iterator<Item = u64>) -> Vec<(u64, String)> {
-    offsets.map(|offset| (offset, value(offset))).collect()
-}
 
 /// A batch as a leader of that epoch stored it, of `count` records.
 fn batch(base_offset: u64, epoch: i32, count: u64) -> Vec<u8> {
@@ -560,6 +553,28 @@ fn a_leader_that_appends_is_known_after_any_checkpoint() {
     for machine in [machine.killed(), machine.cut_off()] {
         assert_eq!(answers(&machine.restart().1), before);
     }
+}
+
+#[test]
+fn a_file_of_epochs_is_held_against_each_segment_once() {
+    let machine = Machine::new();
+    let (store, log) = machine.start(TopicConfig::new());
+    for epoch in 0..100 {
+        log.set_leader_epoch(epoch).unwrap();
+        append(&log, &["a", "b"]);
+    }
+    drop(log);
+    store.close().unwrap();
+    // As a crash leaves it between two checkpoints: it says more than was written down.
+    let text = String::from_utf8(machine.disk.read(EPOCHS).unwrap()).unwrap();
+    let more = text.replacen("100\n", "101\n", 1) + "100 200\n";
+    machine.disk.write(EPOCHS, more.as_bytes()).unwrap();
+    machine.disk.record(true);
+    let (_store, log) = machine.restart();
+    let reads = machine.disk.recorded().into_iter();
+    let reads = reads.filter(|(call, name)| *call == Call::Read && *name == file(0, "log")).count();
+    assert!(reads < 10, "the log was read {reads} times");
+    assert!((0..100).all(|epoch| log.epoch_for_offset(2 * epoch as u64) == Some(epoch)));
 }
 
 #[test]

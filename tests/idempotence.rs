@@ -21,7 +21,7 @@ use annals::format::{
 };
 use annals::fs::{Call, Crash, Fault, SimulatedDisk, When};
 use annals::{
-    AppendOptions, Appended, Durability, Error, FormatError, Partition, Record, Result, TopicConfig,
+    AppendOptions, Appended, Durability, Error, FormatError, Partition, Record, Result, Store, TopicConfig,
 };
 use logs::{Machine, NOW, append, file, values};
 
@@ -735,4 +735,44 @@ fn produce(machine: &Machine, level: Durability, sequence: &mut i32) -> bool {
         }
     }
     store.close().is_ok()
+}
+
+// ---- when their records are deleted ----
+
+/// Two segments, the producer in the first one, and all of it deleted.
+fn producer_without_records(machine: &Machine, fail: Option<When>) -> (Store, Partition) {
+    let (store, log) = machine.start(TopicConfig::new().durability(Durability::Process));
+    let producer = AppendOptions::new().idempotent(7, 3, 0);
+    log.append_batch_with(&[Record::new("known by this alone")], producer).unwrap();
+    if let Some(when) = fail {
+        machine.disk.fail(when, Fault::Error(5));
+    }
+    log.roll().unwrap();
+    append(&log, &["a"]);
+    log.flush().unwrap();
+    log.delete_records(2).unwrap();
+    assert_eq!(log.segments(), [1]);
+    (store, log)
+}
+
+#[test]
+fn a_producer_outlasts_its_records_and_a_power_cut_that_takes_the_end_of_the_log() {
+    let machine = Machine::new();
+    let (store, log) = producer_without_records(&machine, None);
+    append(&log, &["not", "on", "disk"]);
+    store.maintain().unwrap();
+    let (_store, log) = machine.cut_off().restart();
+    assert_eq!(log.log_end(), 2);
+    assert_eq!(log.producers().iter().map(|known| known.producer_epoch).collect::<Vec<_>>(), [3]);
+}
+
+#[test]
+fn a_producer_outlasts_its_records_though_its_snapshot_failed_at_first() {
+    let machine = Machine::new();
+    let (_store, _log) = producer_without_records(
+        &machine,
+        Some(When::next().of(&[Call::Create]).under("t-0/00000000000000000001.snapshot.tmp")),
+    );
+    let (_store, log) = machine.cut_off().restart();
+    assert_eq!(log.producers().iter().map(|known| known.producer_epoch).collect::<Vec<_>>(), [3]);
 }

@@ -1,8 +1,7 @@
 //! `kill -9` in the middle of compaction, retention, rolling, truncation and deletion: a process is killed at some
 //! moment, again and again, and what it leaves must be a state that what it said allows.
 //!
-//! `ANNALS_KILL_CYCLES` sets how often each is killed (default 8). The child is this program again, told by
-//! `ANNALS_KILL_CHILD` what to do.
+//! `ANNALS_KILL_CYCLES` sets how often each is killed (default 8).
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -11,21 +10,16 @@
     reason = "tests fail by panicking, and the child speaks on its standard output"
 )]
 
+#[path = "common/kills.rs"]
+mod kills;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use annals::{AppendOptions, Durability, Isolation, Partition, Record, Store, TopicConfig};
+use kills::{killed, last, moments, say};
 
-const CHILD: &str = "ANNALS_KILL_CHILD";
-const DIRECTORY: &str = "ANNALS_KILL_DIRECTORY";
 const KEYS: u64 = 23;
-
-fn cycles() -> u64 {
-    std::env::var("ANNALS_KILL_CYCLES").ok().and_then(|cycles| cycles.parse().ok()).unwrap_or(8)
-}
 
 fn config() -> TopicConfig {
     TopicConfig::new()
@@ -41,12 +35,6 @@ fn open(directory: &Path) -> (Store, Partition) {
     let topic = store.topic("t").unwrap();
     let log = topic.partition(0).unwrap();
     (store, log)
-}
-
-fn say(what: &str) {
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{what}").unwrap();
-    out.flush().unwrap();
 }
 
 /// A value says its number.
@@ -76,40 +64,6 @@ fn append(log: &Partition, number: u64) -> u64 {
     log.append(&Record::new(&value(number)).key(&key)).unwrap()
 }
 
-/// Runs the child until it is killed after a moment; returns what it said.
-fn killed(kind: &str, directory: &Path, moment: u64) -> Vec<String> {
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child", "--nocapture", "--test-threads=1"])
-        .env(CHILD, kind)
-        .env(DIRECTORY, directory)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::inherit())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let mut said = Vec::new();
-    for line in lines.by_ref() {
-        if line.unwrap().ends_with("ready") {
-            break;
-        }
-    }
-    std::thread::sleep(Duration::from_micros(moment));
-    child.kill().unwrap();
-    child.wait().unwrap();
-    said.extend(lines.map_while(Result::ok));
-    // The last line may have been cut in the middle.
-    said.retain(|line| line.ends_with('.'));
-    said.iter().map(|line| line.trim_end_matches('.').to_string()).collect()
-}
-
-fn moments() -> impl Iterator<Item = u64> {
-    (1..=cycles()).map(|cycle| cycle.wrapping_mul(0x9e37_79b9_7f4a_7c15) % 40_000)
-}
-
-fn last(said: &[String], word: &str) -> Option<u64> {
-    said.iter().rev().find_map(|line| line.strip_prefix(word)?.trim().parse().ok())
-}
-
 fn directory(config: TopicConfig) -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(directory.path()).unwrap();
@@ -121,14 +75,12 @@ fn directory(config: TopicConfig) -> tempfile::TempDir {
 /// The child, if this process is one.
 #[test]
 fn child() {
-    let Ok(kind) = std::env::var(CHILD) else { return };
-    let directory = std::env::var(DIRECTORY).unwrap();
-    let directory = Path::new(&directory);
+    let Some((kind, directory)) = kills::role() else { return };
     match kind.as_str() {
-        "truncation" => truncate_for_ever(directory),
-        "deletion" => delete_for_ever(directory),
-        "transactions" => commit_for_ever(directory),
-        kind => append_for_ever(directory, kind),
+        "truncation" => truncate_for_ever(&directory),
+        "deletion" => delete_for_ever(&directory),
+        "transactions" => commit_for_ever(&directory),
+        kind => append_for_ever(&directory, kind),
     }
 }
 

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use annals::fs::SimulatedDisk;
 use annals::{Damage, Error, Partition, Store, StoredRecord, TopicConfig};
-use logs::{Machine, append, file, records, values};
+use logs::{Machine, append, expected, file, records, value, values};
 
 const MANIFEST: &str = "annals.manifest";
 const CHECKPOINT: &str = "annals.checkpoint";
@@ -30,10 +30,6 @@ fn garbage(len: usize) -> Vec<u8> {
         (state >> 24) as u8
     };
     (0..len).map(|_| next()).collect()
-}
-
-fn value(offset: u64) -> String {
-    format!("the value at offset {offset:06}")
 }
 
 /// Batches of one record each, so that all are of one size; returns that size.
@@ -63,10 +59,6 @@ fn segmented(count: u64) -> (Machine, Store, Partition, Vec<u64>) {
     let bases = log.segments();
     assert_eq!(bases, (0..count).step_by(3).collect::<Vec<_>>());
     (machine, store, log, bases)
-}
-
-fn expected(offsets: impl Iterator<Item = u64>) -> Vec<(u64, String)> {
-    offsets.map(|offset| (offset, value(offset))).collect()
 }
 
 /// Everything that can be read, going on behind damage, and the errors met.

@@ -24,19 +24,11 @@ use annals::{
     AppendOptions, Durability, Error, FetchOptions, Isolation, Partition, Record, Store, TopicConfig,
 };
 use crashes::{at_every_call, with_every_call_failing};
-use logs::{Machine, NOW, append, file, values};
+use logs::{Machine, NOW, append, expected, file, value, values};
 
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 const SECOND: Duration = Duration::from_secs(1);
-
-fn value(offset: u64) -> String {
-    format!("the value at offset {offset:06}")
-}
-
-fn expected(offsets: impl Iterator<Item = u64>) -> Vec<(u64, String)> {
-    offsets.map(|offset| (offset, value(offset))).collect()
-}
 
 /// Three batches of one record each to a segment; nothing goes by itself.
 fn small() -> TopicConfig {

@@ -673,3 +673,19 @@ fn ten_thousand_partitions_live_within_a_thousand_descriptors() {
         assert_eq!(values(log, 0), [(0, text(number, 0)), (1, text(number, 1))]);
     }
 }
+
+#[test]
+fn a_handle_of_a_deleted_topic_never_reads_the_files_of_one_that_took_its_name() {
+    let machine = Machine::new();
+    let store = machine.options().max_open_files(1).open_in(Arc::new(machine.disk.clone())).unwrap();
+    let old = store.create_topic("t", TopicConfig::new()).unwrap().partition(0).unwrap();
+    append(&old, &["old"]);
+    store.delete_topic("t").unwrap();
+    let new = store.create_topic("t", TopicConfig::new()).unwrap().partition(0).unwrap();
+    append(&new, &["new"]);
+    for record in old.read_from(0).unwrap().flatten() {
+        assert_eq!(record.value(), Some(b"old".as_slice()));
+    }
+    assert_eq!(values(&old, 0), [(0, "old".into())]);
+    assert_eq!(values(&new, 0), [(0, "new".into())]);
+}

@@ -43,8 +43,8 @@ const RESERVED: [(&str, &[&str], &str); 10] = [
     ("std::env", &[], "settings are passed, not found"),
 ];
 
-/// The one file that may start a thread which outlives the call.
-const THREAD: &str = "src/topic/maintenance.rs";
+/// The files that may start a thread which outlives the call.
+const THREADS: [&str; 2] = ["src/topic/maintenance.rs", "src/producer/mod.rs"];
 
 /// What must not be left behind. In two parts each, so that this file does not find itself.
 const LEFTOVERS: [&str; 6] = [
@@ -104,7 +104,7 @@ fn check_file(name: &str, text: &str) -> Vec<String> {
         let production = without_tests(name, &code);
         check_layers(module, production, &mut report);
         check_reserved(module, production, &mut report);
-        if name != THREAD {
+        if !THREADS.contains(&name) {
             check_threads(production, &mut report);
         }
     }
@@ -210,7 +210,7 @@ fn check_reserved(module: &str, code: &str, report: &mut Report<'_>) {
 fn check_threads(code: &str, report: &mut Report<'_>) {
     for (number, line) in numbered(code).filter(|(_, line)| has_word(line, "spawn")) {
         if !has_word(line, "thread::spawn") {
-            report(number, format!("`spawn`: no thread but that of {THREAD} outlives a call"));
+            report(number, format!("`spawn`: no thread but those of {THREADS:?} outlives a call"));
         }
     }
 }
@@ -486,7 +486,7 @@ mod rules {
         );
         let started = |thread: &str| format!("//! M.\n\nfn f() {{\n    Builder::new().{thread};\n}}\n");
         assert!(found("src/topic/x.rs", &started("spawn(g)")).contains(":4: `spawn`"));
-        assert_eq!(found(THREAD, &started("spawn(g)")), "");
+        assert_eq!(found(THREADS[0], &started("spawn(g)")), "");
         assert_eq!(found("src/topic/x.rs", &started("spawn_scoped(scope, g)")), "", "it ends with the call");
         let unsafe_code = "//! M.\n\n#[expect(unsafe_code)]\nfn f() {}\n";
         assert_eq!(found("src/topic/x.rs", unsafe_code), "", "a word that only begins alike");

@@ -22,21 +22,13 @@ use annals::{
     AppendOptions, Durability, Error, FetchOptions, Isolation, Partition, Record, Store, TopicConfig,
 };
 use crashes::{at_every_call, with_every_call_failing};
-use logs::{Machine, NOW, append, file, records, values};
+use logs::{Machine, NOW, append, expected, file, records, value, values};
 
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 
-fn value(offset: u64) -> String {
-    format!("the value at offset {offset:06}")
-}
-
 fn other(offset: u64) -> String {
     format!("another for offset {offset:05}")
-}
-
-fn expected(offsets: impl Iterator<Item = u64>) -> Vec<(u64, String)> {
-    offsets.map(|offset| (offset, value(offset))).collect()
 }
 
 /// Small segments, and index entries for nearly every batch.
@@ -932,4 +924,62 @@ fn readers_get_old_or_new_while_another_thread_truncates_and_appends() {
 #[test]
 fn readers_get_old_or_new_while_another_thread_begins_anew() {
     truncate_and_append_while_others_read(true);
+}
+
+/// Deleted segments of which a failing disk keeps the files are no part of a log that is begun below them.
+#[test]
+fn what_was_deleted_goes_before_a_log_begins_below_it() {
+    let machine = Machine::new();
+    let (store, log) = filled(&machine, small(), 11);
+    let failing =
+        |call| machine.disk.fail(When::next().of(&[call]).under("t-0").and_ever_after(), Fault::Error(EIO));
+    failing(Call::Rename);
+    assert!(log.delete_records(9).is_err());
+    assert!(log.truncate_fully_and_start_at(0, None).is_err());
+    assert_eq!((log.log_start(), log.log_end()), (9, 11));
+    machine.disk.heal();
+    drop(log);
+    store.close().unwrap();
+    failing(Call::RemoveFile);
+    failing(Call::Rename);
+    let (store, log) = machine.restart();
+    assert!(log.recovery_report().clean);
+    assert!(machine.disk.read(file(6, "log")).is_some());
+    fill(&log, 12);
+    assert_eq!(values(&log, 9), expected(9..12));
+    assert!(log.truncate_to(0).is_err());
+    machine.disk.heal();
+    log.truncate_fully_and_start_at(0, None).unwrap();
+    for machine in [machine.killed(), machine.cut_off()] {
+        let (_store, log) = machine.restart();
+        assert_eq!((log.log_start(), log.log_end(), log.segments()), (0, 0, vec![0]));
+        assert!(log.recovery_report().damage.is_empty(), "{:?}", log.recovery_report());
+    }
+    drop(store);
+}
+
+/// What is destroyed below the log start is missed by nobody, and keeps no truncation from its work.
+#[test]
+fn a_truncation_passes_over_what_is_destroyed_below_the_log_start() {
+    for to in 3..8 {
+        let machine = Machine::new();
+        let (_store, log) = filled(&machine, small().segment_bytes(3_000).index_interval_bytes(4_000), 8);
+        let size = log.size() / 8;
+        log.delete_records(5).unwrap();
+        for at in 3..5 {
+            // The magic, so that not even the header is one.
+            assert!(machine.disk.flip(file(0, "log"), at * size + 16, 0x40));
+        }
+        assert!(log.truncate_to(to).unwrap());
+        let start = to.min(5);
+        assert_eq!((log.log_start(), log.log_end()), (start, to));
+        assert_eq!(append(&log, &[&other(to)]), to);
+        for machine in [machine.killed(), machine.cut_off()] {
+            let (_store, log) = machine.restart();
+            assert!(log.recovery_report().damage.is_empty(), "{:?}", log.recovery_report());
+            assert_eq!((log.log_start(), log.log_end()), (start, to + 1));
+            let whole: Vec<_> = expected(start..to).into_iter().chain([(to, other(to))]).collect();
+            assert_eq!(values(&log, start), whole);
+        }
+    }
 }

@@ -491,6 +491,22 @@ pub fn stamp_max_timestamp(batch: &mut [u8], millis: i64) -> Result<(), FormatEr
     Ok(())
 }
 
+/// Makes an encoded v2 batch another one of its producer, and computes the checksum again.
+pub(crate) fn stamp_producer(
+    batch: &mut [u8],
+    id: i64,
+    epoch: i16,
+    base_sequence: i32,
+) -> Result<(), FormatError> {
+    whole_frame(batch)?;
+    let header = current_header(batch)?;
+    BigEndian::write_i64(&mut header[PRODUCER_ID..PRODUCER_EPOCH], id);
+    BigEndian::write_i16(&mut header[PRODUCER_EPOCH..BASE_SEQUENCE], epoch);
+    BigEndian::write_i32(&mut header[BASE_SEQUENCE..RECORDS_COUNT], base_sequence);
+    write_crc(batch);
+    Ok(())
+}
+
 fn current_header(batch: &mut [u8]) -> Result<&mut [u8; RECORD_BATCH_OVERHEAD], FormatError> {
     let available = batch.len() as u64;
     let header: &mut [u8; RECORD_BATCH_OVERHEAD] = batch.first_chunk_mut().ok_or(FormatError::Short {

@@ -178,6 +178,19 @@ impl BatchBuilder {
         self.write(offset_delta, timestamp, record.key_bytes(), record.value_bytes(), headers)
     }
 
+    /// As [`push`](Self::push), with this timestamp whatever the record says.
+    pub(crate) fn push_stamped(&mut self, record: &Record<'_>, timestamp: i64) -> Result<(), FormatError> {
+        let headers = HeaderSource::List(record.headers());
+        self.write(self.count, timestamp, record.key_bytes(), record.value_bytes(), headers)
+    }
+
+    /// Says whose batch it is, if that was not known when it was begun. Counts once it is finished.
+    pub(crate) fn set_producer(&mut self, id: i64, epoch: i16, base_sequence: i32, transactional: bool) {
+        let options = &mut self.options;
+        (options.producer_id, options.producer_epoch) = (id, epoch);
+        (options.base_sequence, options.transactional) = (base_sequence, transactional);
+    }
+
     /// Adds a record read from another batch, under its own offset and timestamp.
     ///
     /// # Errors

@@ -189,6 +189,66 @@ impl Assignment {
     }
 }
 
+/// What the assignor `sticky` writes into the user data of a subscription: what its member got, and when (Kafka's
+/// `StickyAssignorUserData`, version 1).
+///
+/// ```text
+/// partitions    as above
+/// i32 generation                                   since version 1
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owned {
+    /// The partitions, ordered by topic.
+    pub partitions: Vec<TopicPartition>,
+    /// The generation in which the member got them, -1 if it is not known.
+    pub generation: i32,
+}
+
+impl Default for Owned {
+    /// Nothing, in no generation.
+    fn default() -> Self {
+        Owned { partitions: Vec::new(), generation: -1 }
+    }
+}
+
+impl Owned {
+    /// Its bytes in version 1. Partitions are written in order and once each, however they stand.
+    ///
+    /// # Errors
+    /// As [`Subscription::encode`].
+    pub fn encode(&self) -> Result<Vec<u8>, FormatError> {
+        let mut out = Vec::new();
+        write_partitions(&mut out, &self.partitions, OWNED)?;
+        out.extend_from_slice(&encode_generation(self.generation));
+        Ok(out)
+    }
+
+    /// Reads user data of either version, of which it does not say: without a generation it is version 0. Whatever
+    /// follows is ignored.
+    ///
+    /// # Errors
+    /// As [`Subscription::decode`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        let mut reader = Reader::new(bytes);
+        let partitions = read_partitions(&mut reader, OWNED)?;
+        Ok(Owned { partitions, generation: decode_generation(reader.rest()).unwrap_or(-1) })
+    }
+}
+
+/// What the assignor `cooperative-sticky` writes into the user data of a subscription: the generation of which the
+/// owned partitions are, which subscriptions have a field for only since version 2.
+pub fn encode_generation(generation: i32) -> [u8; 4] {
+    generation.to_be_bytes()
+}
+
+/// Reads what [`encode_generation`] writes. Whatever follows is ignored.
+///
+/// # Errors
+/// [`FormatError::Short`].
+pub fn decode_generation(bytes: &[u8]) -> Result<i32, FormatError> {
+    Reader::new(bytes).i32("generation")
+}
+
 fn start(version: i16, what: &'static str) -> Result<Vec<u8>, FormatError> {
     if !(0..=VERSION).contains(&version) {
         return Err(FormatError::Version { what, found: version.into(), supported: "0 to 3" });
@@ -204,7 +264,7 @@ fn read_version(reader: &mut Reader<'_>, what: &'static str) -> Result<i16, Form
 }
 
 /// Appends partitions by topic, in order and once each.
-pub(crate) fn write_partitions(
+pub(super) fn write_partitions(
     out: &mut Vec<u8>,
     partitions: &[TopicPartition],
     what: &'static str,
@@ -232,10 +292,7 @@ pub(crate) fn write_partitions(
 }
 
 /// Reads what [`write_partitions`] writes, as it stands.
-pub(crate) fn read_partitions(
-    reader: &mut Reader<'_>,
-    what: &'static str,
-) -> Result<Vec<TopicPartition>, FormatError> {
+fn read_partitions(reader: &mut Reader<'_>, what: &'static str) -> Result<Vec<TopicPartition>, FormatError> {
     let mut partitions = Vec::new();
     for _ in 0..reader.array(PARTITIONS_BYTES, what)? {
         let topic = TopicName::new(reader.string(what)?).ok();

@@ -16,7 +16,9 @@
 //! | `legacy` | messages of magic 0 and 1, which are read and never written |
 //! | `control` | transaction markers and other control records |
 //! | `consumer_protocol` | what the members of a group tell each other |
+//! | `group_records` | what is written down of groups and their offsets |
 //! | `java_hash` | where coordinators keep things |
+//! | `transaction_records` | what coordinators of transactions write down |
 //! | `share_records` | what is kept of share groups |
 //! | `index_entry`, `snapshot`, `checkpoint` | the entries and files beside a `.log` |
 
@@ -28,6 +30,7 @@ pub mod codec;
 mod compression;
 pub mod consumer_protocol;
 mod control;
+pub mod group_records;
 mod index_entry;
 mod java_hash;
 mod legacy;
@@ -36,7 +39,9 @@ mod record;
 mod record_set;
 mod share_records;
 mod snapshot;
+pub mod transaction_records;
 
+pub(crate) use batch::stamp_producer;
 pub use batch::{
     BatchHeader, Frame, LOG_OVERHEAD, RECORD_BATCH_OVERHEAD, RecordBatch, TimestampType, decrement_sequence,
     encode_empty, increment_sequence, stamp, stamp_append_time, stamp_max_timestamp, verify,

@@ -92,6 +92,14 @@ impl<'a> Record<'a> {
         &self.headers
     }
 
+    /// The bytes that it takes in a batch at most, before compression: its parts, and the longest varints.
+    pub(crate) fn encoded_len_max(&self) -> usize {
+        const VARINTS: usize = 5 + 1 + 10 + 5 + 5 + 5 + 5;
+        let header = |header: &Header<'_>| 10 + header.key.len() + header.value.map_or(0, <[u8]>::len);
+        let parts = [self.key, self.value].into_iter().flatten().map(<[u8]>::len);
+        parts.chain(self.headers.iter().map(header)).fold(VARINTS, usize::saturating_add)
+    }
+
     /// The timestamp if one was set, in milliseconds since the epoch.
     pub fn timestamp_millis(&self) -> Option<i64> {
         self.timestamp
@@ -261,8 +269,8 @@ impl StoredRecord {
         StoredRecord { bytes: Bytes::copy_from_slice(&self.bytes), ..self.clone() }
     }
 
-    /// How many bytes it takes in its batch.
-    pub(crate) fn stored_bytes(&self) -> usize {
+    /// The bytes that it takes in its (decompressed) batch, with everything that belongs to it.
+    pub(crate) fn size(&self) -> usize {
         self.bytes.len()
     }
 

@@ -222,6 +222,19 @@ pub(crate) fn read_file(fs: &dyn FileSystem, name: &Path, limit: u64) -> Result<
     Ok(bytes)
 }
 
+/// As [`read_file`]; `None` if there is no such file, or something that cannot be it: no file, or one that is too long.
+pub(crate) fn read_if_there(fs: &dyn FileSystem, name: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+    match read_file(fs, name, limit) {
+        Err(Error::TooLarge { .. }) => Ok(None),
+        Err(Error::Io { source, .. })
+            if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput) =>
+        {
+            Ok(None)
+        }
+        read => read.map(Some),
+    }
+}
+
 /// Replaces a small file whole: `name.tmp` is written and synced, renamed over `name`, the directory synced.
 /// A crash leaves the old content or the new, nothing between.
 pub(crate) fn replace_file(fs: &dyn FileSystem, name: &Path, bytes: &[u8]) -> Result<()> {

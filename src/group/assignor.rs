@@ -25,8 +25,8 @@ pub trait Assignor: fmt::Debug + Send + Sync {
         &[RebalanceProtocol::Eager]
     }
 
-    /// What it wants to know of its own at the next assignment, to be sent with the subscription of a member that has
-    /// `owned` since `generation` (-1 if it never was in one).
+    /// What it wants to know of its own at the next assignment, to be sent with the subscription of a member that got
+    /// `owned` in `generation` (-1 if it never was in one). An eager member tells here what it gave up to join.
     fn user_data(&self, owned: &[TopicPartition], generation: i32) -> Option<Bytes> {
         let _ = (owned, generation);
         None

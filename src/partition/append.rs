@@ -43,11 +43,11 @@ pub struct AppendOptions {
 
 /// Who appends, where that matters.
 #[derive(Debug, Clone, Copy)]
-struct Producer {
-    id: i64,
-    epoch: i16,
-    base_sequence: i32,
-    transactional: bool,
+pub(super) struct Producer {
+    pub(super) id: i64,
+    pub(super) epoch: i16,
+    pub(super) base_sequence: i32,
+    pub(super) transactional: bool,
 }
 
 impl AppendOptions {
@@ -103,18 +103,48 @@ thread_local! {
 }
 
 /// A batch ready to be numbered and written.
-struct Prepared<'a> {
-    bytes: &'a mut [u8],
-    count: u64,
-    max_timestamp: i64,
-    append_time: Option<i64>,
+pub(super) struct Prepared<'a> {
+    pub(super) bytes: &'a mut [u8],
+    pub(super) count: u64,
+    pub(super) max_timestamp: i64,
+    pub(super) append_time: Option<i64>,
     /// The time of the append.
-    now: i64,
+    pub(super) now: i64,
     /// What concerns its producer, if it has one; its offsets are given with those of the batch.
-    producer: Option<ProducerBatch>,
+    pub(super) producer: Option<ProducerBatch>,
+}
+
+/// A batch that is written and not settled yet.
+#[derive(Debug)]
+pub(super) struct Begun {
+    placed: Placed,
+    written: Written,
+    rolled: bool,
+    size: u64,
+    count: u64,
+    append_time: Option<i64>,
+    durability: Durability,
+}
+
+impl Begun {
+    /// Where it is, though it may not be on disk.
+    pub(super) fn appended(&self) -> Appended {
+        let append_time = self.append_time;
+        match &self.placed {
+            &Placed::New { base_offset, last_offset } => {
+                Appended { base_offset, last_offset, append_time, duplicate: false }
+            }
+            Placed::Before(batch) => {
+                let append_time = append_time.map(|_| batch.timestamp);
+                let (base_offset, last_offset) = (batch.base_offset(), batch.last_offset);
+                Appended { base_offset, last_offset, append_time, duplicate: true }
+            }
+        }
+    }
 }
 
 /// What became of a batch under the writer lock.
+#[derive(Debug)]
 enum Placed {
     New { base_offset: u64, last_offset: u64 },
     Before(BatchMetadata),
@@ -156,7 +186,7 @@ impl Partition {
         with_scratch(|scratch| {
             let max_timestamp = encode(records, &config, now, options.producer, scratch)?;
             check_batch_size(scratch.len(), &config)?;
-            let append_time = (config.message_timestamp_type == TimestampType::LogAppendTime).then_some(now);
+            let append_time = config.append_time(now);
             let count = records.len() as u64;
             let producer = options.producer.map(|producer| producer.batch(count, max_timestamp));
             let batch = Prepared { bytes: scratch, count, max_timestamp, append_time, now, producer };
@@ -201,7 +231,7 @@ impl Partition {
         let fields =
             BatchOptions { default_timestamp: now, producer_id, producer_epoch, ..BatchOptions::default() };
         let mut bytes = marker.encode_batch(&fields).map_err(invalid)?;
-        let append_time = (config.message_timestamp_type == TimestampType::LogAppendTime).then_some(now);
+        let append_time = config.append_time(now);
         if append_time.is_some() {
             format::stamp_append_time(&mut bytes, now).map_err(invalid)?;
         }
@@ -255,7 +285,7 @@ impl Producer {
     }
 
     /// What its state has to know of a batch of so many records.
-    fn batch(&self, count: u64, max_timestamp: i64) -> ProducerBatch {
+    pub(super) fn batch(&self, count: u64, max_timestamp: i64) -> ProducerBatch {
         let span = i32::try_from(count - 1).unwrap_or(i32::MAX);
         let last_sequence =
             if self.base_sequence < 0 { -1 } else { increment_sequence(self.base_sequence, span) };
@@ -296,7 +326,7 @@ fn check_records(records: &[Record<'_>], config: &LogConfig, now: i64) -> Result
     Ok(())
 }
 
-fn check_key(index: usize, has_key: bool, config: &LogConfig) -> Result<()> {
+pub(super) fn check_key(index: usize, has_key: bool, config: &LogConfig) -> Result<()> {
     if config.cleanup_policy.compact && !has_key {
         let reason = "a compacted topic (cleanup.policy) needs a key in every record".into();
         return Err(Error::InvalidRecord { index, reason });
@@ -304,7 +334,7 @@ fn check_key(index: usize, has_key: bool, config: &LogConfig) -> Result<()> {
     Ok(())
 }
 
-fn check_timestamp(index: usize, timestamp: i64, config: &LogConfig, now: i64) -> Result<()> {
+pub(super) fn check_timestamp(index: usize, timestamp: i64, config: &LogConfig, now: i64) -> Result<()> {
     let invalid = |reason: String| Err(Error::InvalidTimestamp { index, timestamp, reason });
     if timestamp < -1 {
         return invalid("it is negative; -1 alone means that there is none".into());
@@ -322,7 +352,7 @@ fn check_timestamp(index: usize, timestamp: i64, config: &LogConfig, now: i64) -
     Ok(())
 }
 
-fn check_batch_size(size: usize, config: &LogConfig) -> Result<()> {
+pub(super) fn check_batch_size(size: usize, config: &LogConfig) -> Result<()> {
     let too_large = |limit: u32, setting| {
         let (size, limit) = (size as u64, u64::from(limit));
         Err(Error::TooLarge { what: "a batch", size, limit, setting })
@@ -414,7 +444,7 @@ fn check_encoded(bytes: &[u8], config: &LogConfig) -> Result<(RecordBatch, Recor
     Ok((batch, records))
 }
 
-fn check_encoded_records(records: &RecordSet, config: &LogConfig, now: i64) -> Result<()> {
+pub(super) fn check_encoded_records(records: &RecordSet, config: &LogConfig, now: i64) -> Result<()> {
     for (index, record) in records.iter().enumerate() {
         check_key(index, record.key().is_some(), config)?;
         check_timestamp(index, record.timestamp(), config, now)?;
@@ -423,7 +453,11 @@ fn check_encoded_records(records: &RecordSet, config: &LogConfig, now: i64) -> R
 }
 
 /// The batch in the topic's codec, if that is another than its own (Kafka's `LogValidator`, target compression).
-fn recompress(batch: &RecordBatch, records: &RecordSet, config: &LogConfig) -> Result<Option<Vec<u8>>> {
+pub(super) fn recompress(
+    batch: &RecordBatch,
+    records: &RecordSet,
+    config: &LogConfig,
+) -> Result<Option<Vec<u8>>> {
     let header = batch.header();
     let Some(codec) = config.codec().filter(|codec| codec.compression != header.compression) else {
         return Ok(None);
@@ -464,28 +498,53 @@ fn stamp_time(
     Ok((largest, None))
 }
 
+impl LogConfig {
+    /// The time given to the records of an append, if the topic stamps them.
+    pub(super) fn append_time(&self, now: i64) -> Option<i64> {
+        (self.message_timestamp_type == TimestampType::LogAppendTime).then_some(now)
+    }
+}
+
 impl Log {
     /// Numbers a batch, writes it, and settles it as durability asks. The only way into the log.
     fn write(&self, batch: Prepared<'_>, config: &LogConfig, options: AppendOptions) -> Result<Appended> {
+        let begun = self.begin(batch, config, options)?;
+        self.finish(begun, config)
+    }
+
+    /// The first half: numbers a batch and writes it.
+    pub(super) fn begin(
+        &self,
+        batch: Prepared<'_>,
+        config: &LogConfig,
+        options: AppendOptions,
+    ) -> Result<Begun> {
         let durability =
             options.durability.map_or(config.durability, |asked| asked.stronger(config.durability));
         let size = batch.bytes.len() as u64;
         let (append_time, count) = (batch.append_time, batch.count);
-        let (placed, written, rolled) = {
-            let mut writer = self.ready_writer()?;
-            let placed = self.place(&mut writer, batch, config, options.origin())?;
-            if durability != Durability::Synced {
-                self.publish_written(&mut writer);
-            }
-            (placed, writer.written(), std::mem::take(&mut writer.rolled))
-        };
-        let (base_offset, last_offset) = match placed {
-            Placed::New { base_offset, last_offset } => (base_offset, last_offset),
-            Placed::Before(batch) => return self.acknowledge_again(batch, written, config, durability),
-        };
+        let mut writer = self.ready_writer()?;
+        let placed = self.place(&mut writer, batch, config, options.origin())?;
+        if durability != Durability::Synced {
+            self.publish_written(&mut writer);
+        }
+        let (written, rolled) = (writer.written(), std::mem::take(&mut writer.rolled));
+        Ok(Begun { placed, written, rolled, size, count, append_time, durability })
+    }
+
+    /// The second half: settles what was written as durability asks.
+    pub(super) fn finish(&self, begun: Begun, config: &LogConfig) -> Result<Appended> {
+        let appended = begun.appended();
+        let Begun { written, size, count, durability, .. } = begun;
+        if appended.duplicate {
+            // As durable as the first one was to be.
+            let end = appended.last_offset + 1;
+            self.settle(config, Written { end, ..written }, 0, 0, durability)?;
+            return Ok(appended);
+        }
         self.settle(config, written, size, count, durability)?;
-        self.keep_up(rolled, size);
-        Ok(Appended { base_offset, last_offset, append_time, duplicate: false })
+        self.keep_up(begun.rolled, size);
+        Ok(appended)
     }
 
     /// Lets readers have all that was written, without waiting for the disk.
@@ -493,25 +552,6 @@ impl Log {
         let (position, end) = (writer.active.position(), writer.next_offset);
         self.publish(writer.unsynced.iter(), writer.active.segment(), position, end);
         self.settle_transactions(writer);
-    }
-
-    /// The answer to a batch that was appended before. It is as durable as the first one was to be.
-    fn acknowledge_again(
-        &self,
-        batch: BatchMetadata,
-        written: Written,
-        config: &LogConfig,
-        durability: Durability,
-    ) -> Result<Appended> {
-        let end = batch.last_offset + 1;
-        self.settle(config, Written { end, ..written }, 0, 0, durability)?;
-        let stamped = config.message_timestamp_type == TimestampType::LogAppendTime;
-        Ok(Appended {
-            base_offset: batch.base_offset(),
-            last_offset: batch.last_offset,
-            append_time: stamped.then_some(batch.timestamp),
-            duplicate: true,
-        })
     }
 
     /// The writer, if appends are taken. One poisoned by something that passes, a full disk, heals by itself (P7).
@@ -616,7 +656,7 @@ impl Writer {
 
 impl LogConfig {
     /// The codec in which the topic stores batches; none if it keeps the producer's.
-    fn codec(&self) -> Option<Codec> {
+    pub(super) fn codec(&self) -> Option<Codec> {
         let (compression, level) = match self.compression {
             CompressionType::Producer => return None,
             CompressionType::Uncompressed => (Compression::None, None),

@@ -86,20 +86,19 @@ impl Recovery<'_> {
     }
 
     /// Whether a log file on its way out was the one before the segment at `next`; one that was emptied to make room
-    /// cannot say otherwise.
+    /// cannot say otherwise. Nor can one that ends above the recovery point: a power cut may have taken the rest.
     fn reaches(&self, base: u64, name: &OsString, next: u64) -> Result<bool> {
         let log = Arc::new(LogFile::new(self.from.pool.file(self.from.directory.join(name)), base, 0));
         let size = log.size()?;
         let mut reader = BatchReader::new(Arc::clone(&log), 0);
         let mut end = base;
         loop {
-            match reader.peek(size) {
-                Ok(Some(header)) => {
-                    end = header.next_offset();
-                    reader.seek(reader.position() + header.size);
-                }
+            match reader.next_header(size) {
+                Ok(Some(header)) => end = header.next_offset(),
                 Ok(None) | Err(Unreadable::Damaged(_)) => {
-                    return Ok(size == 0 || self.from.sparse || end >= next);
+                    let point = self.from.checkpoint.map_or(0, |checkpoint| checkpoint.recovery_point);
+                    let torn = base <= point.max(self.log_start.unwrap_or(0)) && end >= point;
+                    return Ok(size == 0 || self.from.sparse || end >= next || torn);
                 }
                 Err(Unreadable::Failed(error)) => return Err(error),
             }

@@ -2,8 +2,9 @@
 //!
 //! `log start <= last stable offset <= high watermark <= log end`, and `recovery point <= log end`, always.
 //!
-//! - [`append`](self): the write protocol, once (`append.rs`), for leaders and for followers (`follow.rs`); when a
-//!   segment is full (`roll.rs`); who waits for a sync and who does it (`commit.rs`).
+//! - [`append`](self): the write protocol, once (`append.rs`), for leaders, for batches that the crate itself built
+//!   (`built.rs`), and for followers (`follow.rs`); when a segment is full (`roll.rs`); who waits for a sync and who
+//!   does it (`commit.rs`).
 //! - what is known of producers and their transactions (`producers.rs`), how that is kept (`snapshots.rs`), and
 //!   what readers of committed data pass over (`aborted.rs`); how far readers may look (`watermark.rs`).
 //! - which leader wrote what (`epochs.rs`).
@@ -16,6 +17,7 @@
 
 mod aborted;
 mod append;
+mod built;
 mod commit;
 mod compaction;
 mod config;
@@ -48,6 +50,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 pub use append::{AppendOptions, Appended};
+pub(crate) use built::{BuiltBatch, ProducerStamp, Unsettled};
 pub(crate) use compaction::CompactionLimits;
 pub use compaction::{CompactionReport, CompactionStatus};
 pub use config::*;
@@ -59,6 +62,7 @@ pub(crate) use recovery::{PartitionCheckpoint, Unopened};
 pub use retention::Expired;
 pub use stats::PartitionStats;
 pub use time::TimestampOffset;
+pub(crate) use wait::Listening;
 
 use crate::clock::Clock;
 use crate::error::{Error, Result};
@@ -514,6 +518,12 @@ impl Writer {
             producers,
             appends: Appends::default(),
         }
+    }
+
+    /// Where the next record will lie: how far the log is on disk once all of it is.
+    fn end(&self) -> DurableMark {
+        let (segment, position) = (self.active.base_offset(), self.active.position());
+        DurableMark { offset: self.next_offset, segment, position }
     }
 
     /// Why appends are refused, if they are.

@@ -461,13 +461,14 @@ impl Cursor {
     fn check_end(&mut self) -> Result<()> {
         let end = self.log.log_end.load(Ordering::Acquire);
         if self.stopped.is_none() && self.wanted > end {
-            self.stopped = Some(Behind::End { offset: end });
-            return Err(self.out_of_range());
+            return Err(self.stop_at(end));
         }
         Ok(())
     }
 
-    fn out_of_range(&self) -> Error {
+    /// Stops where what is wanted is not there, and would not come; the log goes on at `offset`.
+    fn stop_at(&mut self, offset: u64) -> Error {
+        self.stopped = Some(Behind::End { offset });
         Error::OffsetOutOfRange {
             partition: self.log.id.to_string(),
             requested: self.wanted,
@@ -480,16 +481,15 @@ impl Cursor {
     fn find_place(&mut self) -> Result<()> {
         let log_start = self.log.log_start.load(Ordering::Acquire);
         if self.wanted < log_start {
-            self.stopped = Some(Behind::End { offset: log_start });
-            return Err(self.out_of_range());
+            return Err(self.stop_at(log_start));
         }
         let segments = self.log.segments.load();
         let at = segments.partition_point(|segment| segment.base_offset() <= self.wanted);
         let Some(segment) = at.checked_sub(1).and_then(|at| segments.get(at)) else {
-            if self.wanted < self.log.log_start.load(Ordering::Acquire) {
+            let log_start = self.log.log_start.load(Ordering::Acquire);
+            if self.wanted < log_start {
                 // They were deleted meanwhile.
-                self.stopped = Some(Behind::End { offset: self.log.log_start.load(Ordering::Acquire) });
-                return Err(self.out_of_range());
+                return Err(self.stop_at(log_start));
             }
             // The log begins later than it should: its first segments are gone.
             let from = self.wanted;

@@ -40,12 +40,12 @@ use super::{
 use crate::clock::Clock;
 use crate::error::{Error, FormatError, Result};
 use crate::format::{AbortedTransaction, BatchHeader};
-use crate::fs::{EntryKind, full_path, remove_if_there, retry, sync_dir};
+use crate::fs::{EntryKind, full_path, retry, sync_dir};
 use crate::observe;
 use crate::storage::file_name::{FileKind, Stage, file_name, parse_file_name};
 use crate::storage::{
     ActiveSegment, BatchReader, FilePool, Indexer, Indexes, LogFile, Segment, TransactionIndex, Unreadable,
-    find_any_batch, find_batch_after, remove_derived_files,
+    find_any_batch, find_batch_after, remove_files,
 };
 use crate::types::TopicPartition;
 
@@ -154,8 +154,8 @@ pub(super) struct Recovery<'a> {
     pub(super) parts: Vec<Part>,
     /// Log files whose doubtful ends were put back and synced, and up to where.
     pub(super) restored: Vec<(u64, u64)>,
-    /// Log files that are no part of the log any more, to be removed.
-    dropped: Vec<Arc<LogFile>>,
+    /// Log files that are no part of the log any more, and still to be removed.
+    pub(super) dropped: Vec<Part>,
     /// The first offset that can be read, as far as it was written down or the names of deleted files tell.
     pub(super) log_start: Option<u64>,
     /// Up to where the log was being deleted, by the names of files on their way out.
@@ -194,10 +194,13 @@ impl Unopened {
         let outcome = recovery.recover()?;
         recovery.finish_producers(&outcome)?;
         recovery.announce();
-        let Recovery { report, parts, snapshots, producers, epochs, epochs_checksum, log_start, .. } =
-            recovery;
+        let Recovery { report, parts, dropped, snapshots, producers, epochs, epochs_checksum, .. } = recovery;
+        let log_start = recovery.log_start;
+        let interval = self.config.index_interval_bytes.into();
+        let segment = |part: Part| Arc::new(Segment::sealed(part.log, self.directory.clone(), interval));
+        let dropped = dropped.into_iter().map(segment).collect();
         let unsaved = parts.iter().any(|part| part.aborted_unsaved) || epochs.to_save().is_some();
-        let known = Known { snapshots, producers, epochs, epochs_checksum, log_start, unsaved };
+        let known = Known { dropped, snapshots, producers, epochs, epochs_checksum, log_start, unsaved };
         let partition = self.assemble(parts, outcome, report, known)?;
         if unsaved && !partition.log.pool.read_only() {
             // If there is no room, the old recovery point stands.
@@ -272,7 +275,7 @@ impl Unopened {
             epochs: Mutex::new(known.epochs),
             saving_epochs: Mutex::default(),
             snapshots: known.snapshots,
-            removals: Removals::new(log_start),
+            removals: Removals::new(log_start, known.dropped),
             truncations: AtomicU64::new(0),
             counters: Default::default(),
             compaction: Default::default(),
@@ -340,6 +343,8 @@ impl Unopened {
 
 /// What is known besides the segments.
 struct Known {
+    /// Those whose files could not be removed.
+    dropped: Vec<Arc<Segment>>,
     snapshots: Snapshots,
     producers: Producers,
     epochs: EpochCache,
@@ -418,6 +423,8 @@ impl Recovery<'_> {
         if let Some(outcome) = self.clean_end() {
             self.report.clean = true;
             self.restore_producers_before(self.parts.len(), 0, outcome.next_offset)?;
+            // Those that stay harm nobody before a truncation, which must get rid of them first.
+            let _ = self.remove_dropped();
             return Ok(outcome);
         }
         let Some((at, position, expected)) = self.scan_start(recovery_point)? else {
@@ -464,7 +471,7 @@ impl Recovery<'_> {
         let Some(log_start) = self.log_start else { return };
         let bases: Vec<u64> = self.parts.iter().map(|part| part.log.base_offset()).collect();
         let below = bases.iter().skip(1).take_while(|&&next| next <= log_start).count();
-        self.dropped.extend(self.parts.drain(..below).map(|part| part.log));
+        self.dropped.extend(self.parts.drain(..below));
     }
 
     /// The log begins later than was written down.
@@ -557,9 +564,7 @@ impl Recovery<'_> {
             // What a failed write left there, if a batch does end there.
             _ => {
                 let mut reader = BatchReader::new(Arc::clone(&part.log), 0);
-                while let Some(header) = reader.peek(position).ok().flatten() {
-                    reader.seek(reader.position() + header.size);
-                }
+                while let Ok(Some(_)) = reader.next_header(position) {}
                 reader.position() == position && position <= part.size
             }
         }
@@ -708,7 +713,7 @@ impl Recovery<'_> {
     fn drop_from(&mut self, index: usize) {
         for part in self.parts.drain(index..) {
             self.report.truncated_bytes += part.size;
-            self.dropped.push(part.log);
+            self.dropped.push(part);
         }
     }
 
@@ -734,15 +739,29 @@ impl Recovery<'_> {
         next_offset.max(recovery_point)
     }
 
+    /// Removes the files that are no part of the log, durably: the log may come to begin below them.
+    fn remove_dropped(&mut self) -> Result<()> {
+        if self.dropped.is_empty() || self.from.pool.read_only() {
+            return Ok(());
+        }
+        let (fs, directory) = (self.from.pool.fs(), &self.from.directory);
+        // What is known of producers by them must be known without them; if there is no room, what goes makes it.
+        match self.snapshots.write_waiting(fs, directory) {
+            Err(error) if !matches!(error, Error::StorageFull { .. }) => return Err(error),
+            _ => {}
+        }
+        while let Some(Part { log, .. }) = self.dropped.first() {
+            log.file().forsake();
+            remove_files(fs, directory, log.base_offset(), Stage::Final)?;
+            self.report.finished.push(log.file().name());
+            self.dropped.remove(0);
+        }
+        sync_dir(fs, directory)
+    }
+
     /// Cuts the torn tail, and writes and syncs again what is in doubt.
     fn repair(&mut self) -> Result<()> {
-        let fs = self.from.pool.fs();
-        for log in &self.dropped {
-            log.file().forsake();
-            remove_if_there(fs, &log.file().name())?;
-            remove_derived_files(fs, &self.from.directory, log.base_offset())?;
-            self.report.finished.push(log.file().name());
-        }
+        self.remove_dropped()?;
         for part in &self.parts {
             let torn = part.kept < part.size;
             if torn {

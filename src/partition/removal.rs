@@ -34,10 +34,10 @@ struct Retired {
 }
 
 impl Removals {
-    pub(super) fn new(saved_start: u64) -> Self {
+    pub(super) fn new(saved_start: u64, pending: Vec<Arc<Segment>>) -> Self {
         Removals {
             retired: Mutex::default(),
-            pending: Mutex::default(),
+            pending: Mutex::new(pending),
             saved_start: AtomicU64::new(saved_start),
         }
     }
@@ -79,8 +79,16 @@ impl Log {
             return Ok(());
         }
         // Without a log start written down the names must tell, oldest first.
-        self.retire(&pending, self.removals_unsaved(self.log_start.load(Ordering::Acquire)))?;
+        self.retire(&pending, self.start_unsaved())?;
         self.removals.pending.lock().clear();
+        Ok(())
+    }
+
+    /// Writes down where the log starts, with all else that a checkpoint says.
+    pub(super) fn write_start(&self) -> Result<()> {
+        let log_start = self.log_start.load(Ordering::Acquire);
+        self.surroundings.checkpoint()?;
+        self.note_saved_start(log_start);
         Ok(())
     }
 
@@ -94,9 +102,9 @@ impl Log {
         self.removals.saved_start.fetch_min(log_start, Ordering::AcqRel);
     }
 
-    /// Whether a log start is not known to be written down.
-    pub(super) fn removals_unsaved(&self, log_start: u64) -> bool {
-        self.removals.saved_start.load(Ordering::Acquire) < log_start
+    /// Whether the log start is not known to be written down.
+    pub(super) fn start_unsaved(&self) -> bool {
+        self.removals.saved_start.load(Ordering::Acquire) < self.log_start.load(Ordering::Acquire)
     }
 
     /// Removes the files whose time has come. Returns their names.
@@ -113,22 +121,20 @@ impl Log {
     /// A full disk may have kept the log start from being written down. Then the files are emptied first, under
     /// their names, which makes room for it.
     fn save_start_before_removal(&self, now: Duration) -> Result<()> {
-        let log_start = self.log_start.load(Ordering::Acquire);
-        if !self.removals_unsaved(log_start) {
+        if !self.start_unsaved() {
             return Ok(());
         }
-        let saved = match self.surroundings.checkpoint() {
+        match self.write_start() {
             Err(Error::StorageFull { .. }) => {
                 for retired in self.removals.retired.lock().iter().filter(|retired| retired.due <= now) {
                     let log = retired.segment.log();
                     log.take_back(0);
                     log.file().with("empty", |file| retry(|| file.set_size(0)))?;
                 }
-                self.surroundings.checkpoint()
+                self.write_start()
             }
-            saved => saved,
-        };
-        saved.map(|()| self.note_saved_start(log_start))
+            written => written,
+        }
     }
 
     fn remove_where(&self, mut concerned: impl FnMut(&Retired) -> bool) -> Result<Vec<PathBuf>> {

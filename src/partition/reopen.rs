@@ -5,12 +5,13 @@ use std::sync::atomic::Ordering;
 
 use super::recovery::PartitionCheckpoint;
 use super::truncation::TRUNCATION;
-use super::{DurableMark, Log, Mark, State, Writer, doubt};
+use super::{Log, Mark, State, Writer, doubt};
 use crate::error::{Error, Result};
-use crate::fs::{full_path, remove_if_there, retry, sync_dir};
+use crate::fs::{full_path, retry, sync_dir};
 use crate::storage::file_name::{FileKind, Stage, file_name, parse_file_name};
 use crate::storage::{
-    ActiveSegment, BatchReader, Indexes, LogFile, Segment, TransactionIndex, Unreadable, remove_derived_files,
+    ActiveSegment, BatchReader, Indexes, LogFile, Segment, TransactionIndex, Unreadable,
+    remove_derived_files, remove_files,
 };
 
 impl Log {
@@ -33,13 +34,12 @@ impl Log {
     fn reopen_locked(&self, writer: &mut Writer) -> Result<()> {
         let end = self.log_end.load(Ordering::Acquire);
         let durable = self.marks.lock().now.durable;
-        let log_start = self.log_start.load(Ordering::Acquire);
-        if !writer.unretired.is_empty() && self.removals_unsaved(log_start) {
+        if !writer.unretired.is_empty() && self.start_unsaved() {
             // The first segment may be among those that go: that it is missing must be no loss then.
-            self.surroundings.checkpoint()?;
-            self.note_saved_start(log_start);
+            self.write_start()?;
         }
         self.retire_rest(writer)?;
+        self.retire_deleted(&[])?;
         self.remove_begun()?;
         let segments = self.segments.load_full();
         let after = segments.partition_point(|segment| segment.base_offset() <= durable.offset);
@@ -64,18 +64,12 @@ impl Log {
         writer.noted_epoch = None;
         self.rebuild_producers(writer, end)?;
         self.note_snapshot(writer);
-        let (segment, position) = (writer.active.base_offset(), writer.active.position());
-        {
-            let durable = DurableMark { offset: end, segment, position };
-            self.marks.lock().now = Mark { durable, producers: !writer.producers.is_empty() };
-        }
+        self.marks.lock().now = Mark { durable: writer.end(), producers: !writer.producers.is_empty() };
         self.recovery_point.store(end, Ordering::Release);
-        let log_start = self.log_start.load(Ordering::Acquire);
         let truncated = matches!(writer.state, State::Poisoned { action: TRUNCATION, .. });
-        if truncated || self.removals_unsaved(log_start) {
+        if truncated || self.start_unsaved() {
             // What comes next must not be taken for what lies behind a hole.
-            self.surroundings.checkpoint()?;
-            self.note_saved_start(log_start);
+            self.write_start()?;
         }
         Ok(())
     }
@@ -89,8 +83,7 @@ impl Log {
             let part = self.segments.load().iter().any(|segment| segment.base_offset() == base);
             let name = directory.join(&entry.name);
             if !part && retry(|| fs.metadata(&name)).is_ok_and(|found| found.len == 0) {
-                remove_derived_files(fs, directory, base)?;
-                remove_if_there(fs, &name)?;
+                remove_files(fs, directory, base, Stage::Final)?;
             }
         }
         Ok(())
@@ -149,9 +142,7 @@ impl Log {
         kept.push(Arc::clone(writer.active.segment()));
         self.segments.store(Arc::new(kept));
         for gone in empty.iter().filter(|segment| segment.base_offset() > end) {
-            remove_derived_files(self.fs(), self.directory(), gone.base_offset())?;
-            let name = file_name(self.directory(), gone.base_offset(), FileKind::Log);
-            remove_if_there(self.fs(), &name)?;
+            remove_files(self.fs(), self.directory(), gone.base_offset(), Stage::Final)?;
         }
         sync_dir(self.fs(), self.directory())
     }
@@ -174,13 +165,9 @@ impl Log {
         }
         let first_base = self.segments.load().first().map_or(0, |first| first.base_offset());
         self.log_start.fetch_max(first_base.min(next_offset), Ordering::AcqRel);
-        let (segment, position) = (writer.active.base_offset(), writer.active.position());
         sync_dir(self.fs(), self.directory())?;
         writer.created_synced = writer.created;
-        {
-            let durable = DurableMark { offset: next_offset, segment, position };
-            self.marks.lock().now = Mark { durable, producers: !writer.producers.is_empty() };
-        }
+        self.marks.lock().now = Mark { durable: writer.end(), producers: !writer.producers.is_empty() };
         writer.state = State::Ready;
         drop(writer);
         self.recovery_point.store(next_offset, Ordering::Release);
@@ -206,9 +193,7 @@ impl Log {
         }
         let (written, unsynced_names, end) = {
             let writer = self.writer.lock();
-            let (segment, position) = (writer.active.base_offset(), writer.active.position());
-            let end = DurableMark { offset: writer.next_offset, segment, position };
-            (writer.written(), writer.created > writer.created_synced, end)
+            (writer.written(), writer.created > writer.created_synced, writer.end())
         };
         self.sync_to(written)?;
         if unsynced_names {

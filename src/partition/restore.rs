@@ -1,6 +1,7 @@
 //! What is known besides the batches, brought back at opening: producers, aborted transactions, leader epochs. Files
 //! are believed where a checksum says that they are what was written; otherwise the log is read.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::epochs::EpochCache;
@@ -46,12 +47,14 @@ impl Recovery<'_> {
         let newest = self.snapshots.load_newest(fs, directory, first.min(held), self.now)?;
         let (from, mut producers) = newest.unwrap_or_default();
         if from < first {
-            let mut stretches: Vec<Stretch> = Vec::with_capacity(at + 1);
-            for (index, part) in self.parts.iter().enumerate().take(at + 1) {
-                let end = if index < at { part.size } else { position };
-                stretches.push(Stretch { log: Arc::clone(&part.log), end });
-            }
+            let stretch = |part: &Part, end| Stretch { log: Arc::clone(&part.log), end };
+            let before = self.dropped.iter().chain(self.parts.iter().take(at));
+            let mut stretches: Vec<Stretch> = before.map(|part| stretch(part, part.size)).collect();
+            stretches.extend(self.parts.get(at).map(|part| stretch(part, position)));
             replay(&mut producers, &stretches, from, self.now, |_| {})?;
+        }
+        if !self.dropped.is_empty() {
+            self.snapshots.keep(first, &producers);
         }
         self.producers = producers;
         Ok(())
@@ -125,7 +128,7 @@ impl Recovery<'_> {
             epochs
         });
         match known {
-            Some(epochs) if sure || self.holds_epochs(&epochs) => {
+            Some(epochs) if sure || self.holds_epochs(&epochs).unwrap_or(false) => {
                 self.epochs_checksum = checksum.unwrap_or_default();
                 self.epochs = epochs;
             }
@@ -142,59 +145,39 @@ impl Recovery<'_> {
         self.log_start.or(self.parts.first().map(|part| part.log.base_offset())).unwrap_or(0)
     }
 
-    /// Whether the log says the same below the recovery point: each epoch begins with a batch of it, behind one of the
-    /// epoch before, and the last one reaches the end. Epochs do not go back, so none is missing.
-    fn holds_epochs(&self, epochs: &EpochCache) -> bool {
+    /// Whether the log says the same below the recovery point: each epoch begins with a batch, and the batches around
+    /// that are of the epochs that are named. Epochs do not go back, so none is missing.
+    ///
+    /// Reads the headers of the log files in which an epoch begins or ends, each once.
+    fn holds_epochs(&self, epochs: &EpochCache) -> Result<bool, Unreadable> {
         let known_end = self.from.checkpoint.map_or(0, |checkpoint| checkpoint.recovery_point);
         let log_start = self.start_or_first();
-        let mut before = None;
-        for entry in epochs.entries().iter().filter(|entry| entry.start_offset < known_end) {
-            let (Ok(last), Ok(first)) =
-                (self.epoch_before(entry.start_offset), self.batch_at(entry.start_offset))
-            else {
-                return false;
-            };
-            let inside = entry.start_offset <= log_start;
-            let begins = first.is_some_and(|first| {
-                first.leader_epoch == Some(entry.epoch) && (inside || first.base_offset == entry.start_offset)
-            });
-            if !begins || last != before && !inside {
-                return false;
-            }
-            before = Some(entry.epoch);
-        }
-        known_end <= log_start || self.epoch_before(known_end).is_ok_and(|last| last == before)
-    }
-
-    /// The batch that holds an offset, or the next one in its segment.
-    fn batch_at(&self, offset: u64) -> Result<Option<BatchHeader>, Unreadable> {
-        let after = self.parts.partition_point(|part| part.log.base_offset() <= offset);
-        let Some(part) = after.checked_sub(1).and_then(|at| self.parts.get(at)) else { return Ok(None) };
-        let mut reader = BatchReader::new(Arc::clone(&part.log), 0);
-        while let Some(header) = reader.peek(part.size)? {
-            if header.last_offset >= offset {
-                return Ok(Some(header));
-            }
-            reader.seek(reader.position() + header.size);
-        }
-        Ok(None)
-    }
-
-    /// The leader epoch of the last batch below an offset.
-    fn epoch_before(&self, offset: u64) -> Result<Option<i32>, Unreadable> {
-        let after = self.parts.partition_point(|part| part.log.base_offset() < offset);
-        for part in self.parts.iter().take(after).rev() {
+        let starts = epochs.entries().iter().map(|entry| entry.start_offset);
+        let begun: Vec<u64> = starts.filter(|start| (log_start + 1..known_end).contains(start)).collect();
+        let ends = begun.iter().copied().chain([log_start, known_end]);
+        let around: BTreeSet<usize> = ends.flat_map(|offset| self.parts_around(offset)).collect();
+        let mut found = 0;
+        for part in around.into_iter().filter_map(|at| self.parts.get(at)) {
             let mut reader = BatchReader::new(Arc::clone(&part.log), 0);
-            let mut last = None;
-            while let Some(header) = reader.peek(part.size)?.filter(|header| header.last_offset < offset) {
-                reader.seek(reader.position() + header.size);
-                last = Some(header.leader_epoch);
-            }
-            if let Some(last) = last {
-                return Ok(last);
+            while let Some(header) = reader.next_header(part.size)? {
+                if header.last_offset >= known_end {
+                    break;
+                }
+                let first = header.base_offset.max(log_start);
+                if header.last_offset >= log_start && epochs.epoch_for(first) != header.leader_epoch {
+                    return Ok(false);
+                }
+                found += usize::from(begun.binary_search(&header.base_offset).is_ok());
             }
         }
-        Ok(None)
+        Ok(found == begun.len())
+    }
+
+    /// The log files with the batches at an offset and before it.
+    fn parts_around(&self, offset: u64) -> impl Iterator<Item = usize> {
+        let end = self.parts.partition_point(|part| part.log.base_offset() <= offset);
+        let before = self.parts.iter().take(end.saturating_sub(1)).rposition(|part| part.size > 0);
+        before.into_iter().chain(end.checked_sub(1))
     }
 
     /// The leader epochs as the batches name them.
@@ -203,11 +186,8 @@ impl Recovery<'_> {
         for part in &self.parts {
             let mut reader = BatchReader::new(Arc::clone(&part.log), 0);
             loop {
-                match reader.peek(part.size) {
-                    Ok(Some(header)) => {
-                        note_epoch(&mut self.epochs, &header);
-                        reader.seek(reader.position() + header.size);
-                    }
+                match reader.next_header(part.size) {
+                    Ok(Some(header)) => note_epoch(&mut self.epochs, &header),
                     Ok(None) => break,
                     Err(Unreadable::Damaged(_)) => {
                         let (position, floor) = (reader.position(), part.log.base_offset());

@@ -101,10 +101,9 @@ impl Log {
         self.save_start()?;
         let log_start = self.drop_below_start()?.log_start;
         let first_base = self.segments.load().first().map(|first| first.base_offset());
-        if self.removals_unsaved(log_start) && first_base < Some(log_start) {
+        if self.start_unsaved() && first_base < Some(log_start) {
             // The disk is full, and no name of a file tells of a start within a segment.
-            self.surroundings.checkpoint()?;
-            self.note_saved_start(log_start);
+            self.write_start()?;
         }
         Ok(self.log_start.load(Ordering::Acquire))
     }
@@ -190,13 +189,10 @@ impl Log {
 
     /// Writes the log start down. On a full disk it goes on without: the names of the files say it then.
     fn save_start(&self) -> Result<()> {
-        let log_start = self.log_start.load(Ordering::Acquire);
-        match self.surroundings.checkpoint() {
-            Ok(()) => self.note_saved_start(log_start),
-            Err(Error::StorageFull { .. }) => {}
-            Err(error) => return Err(error),
+        match self.write_start() {
+            Err(Error::StorageFull { .. }) => Ok(()),
+            written => written,
         }
-        Ok(())
     }
 
     /// What is known of producers by segments that are about to go must be known without them.

@@ -14,7 +14,7 @@ use crate::storage::ActiveSegment;
 pub(super) const LEADER_EPOCHS: &str = "leader-epoch-checkpoint";
 
 /// The longest span of offsets in one segment; an index entry holds the difference in 31 bits.
-const OFFSET_SPAN_MAX: u64 = i32::MAX as u64;
+pub(super) const OFFSET_SPAN_MAX: u64 = i32::MAX as u64;
 
 /// How much is appended between two checkpoints, and so how much a recovery has to read at most, in bytes.
 const CHECKPOINT_BYTES: u64 = 32 << 20;

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use super::producers::{ProducerBatch, Producers};
 use crate::error::{Error, Result};
 use crate::format::{AbortedTransaction, ProducerSnapshot, RecordBatch};
-use crate::fs::{FileSystem, read_file, remove_if_there, replace_file};
+use crate::fs::{FileSystem, read_if_there, remove_if_there, replace_file};
 use crate::storage::file_name::{FileKind, file_name};
 use crate::storage::{BatchReader, LogFile, TransactionIndex, Unreadable, find_batch_after};
 
@@ -104,19 +104,8 @@ impl Snapshots {
         let newer = waiting.as_ref().map_or(0, |(offset, _)| *offset);
         let below: Vec<u64> = self.offsets.lock().range(..=end).rev().map(|(offset, _)| *offset).collect();
         for offset in below.into_iter().take_while(|offset| *offset >= newer) {
-            let bytes = match read_file(fs, &name(directory, offset), SNAPSHOT_BYTES_MAX) {
-                Ok(bytes) => bytes,
-                Err(Error::TooLarge { .. }) => continue,
-                Err(Error::Io { source, .. })
-                    if matches!(
-                        source.kind(),
-                        std::io::ErrorKind::NotFound | std::io::ErrorKind::InvalidInput
-                    ) =>
-                {
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
+            let read = read_if_there(fs, &name(directory, offset), SNAPSHOT_BYTES_MAX)?;
+            let Some(bytes) = read else { continue };
             if let Ok(snapshot) = ProducerSnapshot::decode(&bytes) {
                 return Ok(Some((offset, Producers::load(&snapshot, now))));
             }

@@ -3,7 +3,8 @@
 //!
 //! What must never happen is that the next opening misses what was cut: so the recovery point is lowered and
 //! written down before anything is touched. Segments go from the last to the first, each durably, so that a crash in
-//! the middle leaves a beginning of what was there. Readers see the log end go back before any byte does, and find
+//! the middle leaves a beginning of what was there. What was deleted has lost its names before: the log may come to
+//! begin below it. Readers see the log end go back before any byte does, and find
 //! their place again.
 
 use std::sync::Arc;
@@ -11,10 +12,13 @@ use std::sync::atomic::Ordering;
 
 use super::snapshots::Stretch;
 use super::{DurableMark, Log, Partition, Writer};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::fs::sync_dir;
 use crate::observe;
-use crate::storage::{ActiveSegment, Indexes, LogFile, Segment, TransactionIndex, remove_indexes};
+use crate::storage::{
+    ActiveSegment, BatchReader, Indexes, Segment, TransactionIndex, Unreadable, find_batch_before,
+    remove_indexes,
+};
 
 impl Partition {
     /// Takes back everything from `offset` on; the next record gets that offset. A batch that holds it goes as a
@@ -90,6 +94,7 @@ impl Log {
         let _no_sync = self.commit.hold();
         let mut writer = self.writer.lock();
         writer.check(&self.id)?;
+        self.retire_deleted(&[])?;
         if offset >= writer.next_offset {
             let mut epochs = self.epochs.lock();
             epochs.truncate_from_end(writer.next_offset);
@@ -102,7 +107,8 @@ impl Log {
             self.begin_at(&mut writer, offset, None)?;
             return Ok(Some(true));
         };
-        let (position, end) = position_of(target, offset, writer.end_of(target))?;
+        let (position, end) =
+            position_of(target, offset, writer.end_of(target), self.log_start.load(Ordering::Acquire))?;
         if end < offset && self.dense() {
             return Ok(None);
         }
@@ -126,6 +132,7 @@ impl Log {
         let _no_sync = self.commit.hold();
         let mut writer = self.writer.lock();
         writer.check(&self.id)?;
+        self.retire_deleted(&[])?;
         self.begin_at(&mut writer, offset, log_start)
     }
 
@@ -230,6 +237,9 @@ impl Log {
     /// Takes everything from the disk but the name of the first segment.
     fn empty_out(&self, writer: &mut Writer, first: &Segment) -> Result<()> {
         self.retire_rest(writer)?;
+        // They tell of what is cut, and could be taken for those of what comes next.
+        remove_indexes(self.fs(), self.directory(), first.base_offset())?;
+        sync_dir(self.fs(), self.directory())?;
         first.log().cut(0)?;
         first.log().file().sync()?;
         writer.active.segment().write_aborted()?;
@@ -266,8 +276,7 @@ impl Log {
         self.recovery_point.store(start, Ordering::Release);
         if moves {
             // Before the old one goes: that it is missing is no loss then.
-            self.surroundings.checkpoint()?;
-            self.note_saved_start(start);
+            self.write_start()?;
         }
         self.retire_rest(writer)
     }
@@ -347,32 +356,50 @@ impl Log {
     }
 }
 
-/// Where in a segment the batch begins that holds `offset`, and where the data before it ends.
-fn position_of(segment: &Arc<Segment>, offset: u64, size: u64) -> Result<(u64, u64)> {
-    let mut reader = segment.reader_for(offset)?;
-    let mut end = None;
+/// Where in a segment is to be cut so that nothing from `offset` on is left, and where the data before that ends.
+fn position_of(segment: &Arc<Segment>, offset: u64, size: u64, log_start: u64) -> Result<(u64, u64)> {
+    let (position, end) = find_batch(segment, offset, size, log_start)?;
+    if end > log_start {
+        return Ok((position, end));
+    }
+    // Nothing is left that can be read. Then the log must not end with what is destroyed.
+    let mut reader = BatchReader::new(Arc::clone(segment.log()), 0);
+    let mut end = segment.base_offset();
     loop {
-        let position = reader.position();
-        let peeked = reader.peek(size).map_err(|error| unreadable(segment.log(), position, offset, error))?;
-        match peeked {
-            Some(header) if header.last_offset < offset => {
-                end = Some(header.next_offset());
-                reader.seek(position + header.size);
-            }
-            _ if position == 0 => return Ok((0, segment.base_offset())),
-            _ => {
-                // The index led right to it: the batch before is not known, but ends below it.
-                let first = peeked.map_or(offset, |header| header.base_offset.min(offset));
-                return Ok((position, end.unwrap_or(first)));
-            }
+        match reader.next(position) {
+            Ok(Some(batch)) => end = batch.next_offset(),
+            Ok(None) | Err(Unreadable::Damaged(_)) => return Ok((reader.position(), end)),
+            Err(Unreadable::Failed(error)) => return Err(error),
         }
     }
 }
 
-fn unreadable(log: &LogFile, position: u64, offset: u64, error: crate::storage::Unreadable) -> Error {
-    match error {
-        crate::storage::Unreadable::Damaged(error) => log.corruption(position, offset, error),
-        crate::storage::Unreadable::Failed(error) => error,
+/// Where in a segment the batch begins that holds `offset`, and where the data before it ends. What is destroyed
+/// below the log start is passed over, or is where the data ends.
+fn find_batch(segment: &Arc<Segment>, offset: u64, size: u64, log_start: u64) -> Result<(u64, u64)> {
+    let (log, base) = (segment.log(), segment.base_offset());
+    let mut reader = segment.reader_for(offset)?;
+    let mut end = None;
+    loop {
+        let position = reader.position();
+        match reader.next_header(size) {
+            Ok(Some(header)) if header.last_offset < offset => end = Some(header.next_offset()),
+            Ok(_) if position == 0 => return Ok((0, base)),
+            Ok(next) => {
+                // The index led right to it: the batch before is not known, but ends below it.
+                let first = next.map_or(offset, |header| header.base_offset.min(offset));
+                return Ok((position, end.unwrap_or(first)));
+            }
+            Err(Unreadable::Failed(error)) => return Err(error),
+            Err(Unreadable::Damaged(error)) => {
+                let floor = end.unwrap_or(base) + 1;
+                match find_batch_before(log, position, size, floor, log_start.min(offset))? {
+                    Some(behind) => reader.seek(behind),
+                    None if offset <= log_start => return Ok((position, end.unwrap_or(base))),
+                    None => return Err(log.corruption(position, offset, error)),
+                }
+            }
+        }
     }
 }
 

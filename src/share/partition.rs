@@ -102,7 +102,7 @@ impl Budget {
 
     pub(super) fn take(&mut self, record: &StoredRecord) {
         self.records -= 1;
-        self.bytes = self.bytes.saturating_sub(record.stored_bytes());
+        self.bytes = self.bytes.saturating_sub(record.size());
     }
 }
 

@@ -102,7 +102,7 @@ impl Next {
 }
 
 fn size(record: &StoredRecord) -> usize {
-    record.stored_bytes() + RECORD_OVERHEAD
+    record.size() + RECORD_OVERHEAD
 }
 
 impl Queue {

@@ -181,6 +181,13 @@ impl BatchReader {
         Ok(Some(BatchHeader::parse(header)?))
     }
 
+    /// As [`peek`](Self::peek), and moves on behind the batch.
+    pub(crate) fn next_header(&mut self, end: u64) -> Result<Option<BatchHeader>, Unreadable> {
+        let header = self.peek(end)?;
+        self.position += header.as_ref().map_or(0, |header| header.size);
+        Ok(header)
+    }
+
     /// Moves on to the batch that holds `offset`, by headers alone, as long as each batch begins with the offset
     /// behind the one before: `first`, if that is known. Returns the offset with which the batch begins. Does not
     /// move if that leads nowhere; whoever verifies each batch on the way finds out why.
@@ -285,6 +292,21 @@ pub(crate) fn find_batch_after(
         }
     }
     search.every_byte_from(position + 1)
+}
+
+/// As [`find_batch_after`], if that batch begins no later than `wanted`: then all that is damaged lies below, and is
+/// missed by nobody.
+pub(crate) fn find_batch_before(
+    log: &Arc<LogFile>,
+    position: u64,
+    end: u64,
+    floor: u64,
+    wanted: u64,
+) -> Result<Option<u64>> {
+    let Some(found) = find_batch_after(log, position, end, floor)? else { return Ok(None) };
+    let header = BatchReader::new(Arc::clone(log), found).peek(end).ok().flatten();
+    let is_before = |header: &BatchHeader| header.base_offset_known() && header.base_offset <= wanted;
+    Ok(header.filter(is_before).map(|_| found))
 }
 
 /// The first batch at or after the start of a file that holds offsets from `floor` on.

@@ -11,10 +11,14 @@ mod segment;
 mod time_index;
 mod transaction_index;
 
-pub(crate) use log_file::{BatchReader, LogFile, Unreadable, find_any_batch, find_batch_after};
+pub(crate) use log_file::{
+    BatchReader, LogFile, Unreadable, find_any_batch, find_batch_after, find_batch_before,
+};
 pub use offset_index::{IndexEntry, OffsetIndex};
 pub(crate) use pool::FilePool;
-pub(crate) use segment::{ActiveSegment, Indexer, Indexes, remove_derived_files, remove_indexes};
+pub(crate) use segment::{
+    ActiveSegment, Indexer, Indexes, remove_derived_files, remove_files, remove_indexes,
+};
 pub use segment::{Segment, SegmentBatches};
 pub use time_index::{TimeIndex, TimeIndexEntry};
 pub use transaction_index::TransactionIndex;

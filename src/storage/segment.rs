@@ -246,11 +246,9 @@ impl Segment {
     fn confirms(&self, offset: u64, reader: &mut BatchReader) -> Result<bool> {
         let (start, end) = (reader.position(), self.log.readable());
         let confirmed = loop {
-            match reader.peek(end) {
+            match reader.next_header(end) {
                 Ok(Some(header)) if header.last_offset == offset => break true,
-                Ok(Some(header)) if header.last_offset < offset => {
-                    reader.seek(reader.position() + header.size);
-                }
+                Ok(Some(header)) if header.last_offset < offset => {}
                 Ok(_) | Err(Unreadable::Damaged(_)) => break false,
                 Err(Unreadable::Failed(error)) => return Err(error),
             }
@@ -404,9 +402,7 @@ impl Segment {
         let _ = self.aborted();
         let _ = self.indexes();
         self.retired.store(true, Ordering::Release);
-        let base = self.base_offset();
-        self.log.file().rename(staged_name(&self.directory, base, FileKind::Log, Stage::Deleted))?;
-        retire_derived_files(self.log.file().pool().fs(), &self.directory, base)
+        self.restage(Stage::Final, Stage::Deleted)
     }
 
     /// Its directory is about to be renamed, and another partition may take the name.
@@ -419,13 +415,8 @@ impl Segment {
 
     /// Removes its files for good, once they are retired.
     pub(crate) fn remove_retired(&self) -> Result<()> {
-        let (fs, base) = (self.log.file().pool().fs(), self.base_offset());
         self.log.file().forsake();
-        remove_if_there(fs, &staged_name(&self.directory, base, FileKind::Log, Stage::Deleted))?;
-        for kind in DERIVED_KINDS {
-            remove_if_there(fs, &staged_name(&self.directory, base, kind, Stage::Deleted))?;
-        }
-        Ok(())
+        remove_files(self.log.file().pool().fs(), &self.directory, self.base_offset(), Stage::Deleted)
     }
 
     /// Both indexes from their files.
@@ -698,11 +689,15 @@ pub(crate) fn remove_derived_files(fs: &dyn FileSystem, directory: &Path, base_o
     Ok(())
 }
 
-/// Gives what belongs to a log file the names of files on their way out.
-fn retire_derived_files(fs: &dyn FileSystem, directory: &Path, base_offset: u64) -> Result<()> {
-    for kind in DERIVED_KINDS {
-        let from = file_name(directory, base_offset, kind);
-        rename_if_there(fs, &from, &staged_name(directory, base_offset, kind, Stage::Deleted))?;
+/// Removes a log file under the name of a stage, and before it what belongs to it.
+pub(crate) fn remove_files(
+    fs: &dyn FileSystem,
+    directory: &Path,
+    base_offset: u64,
+    stage: Stage,
+) -> Result<()> {
+    for kind in DERIVED_KINDS.into_iter().chain([FileKind::Log]) {
+        remove_if_there(fs, &staged_name(directory, base_offset, kind, stage))?;
     }
     Ok(())
 }

@@ -60,6 +60,7 @@ impl Shared {
             // Only now can anybody append to it. If the manifest could not be taken back, it exists, and its
             // directories wait for room.
             self.topics.write().insert(name.clone(), Arc::clone(&state));
+            self.extensions.topics_changed();
         }
         made.map(|()| state)
     }
@@ -86,6 +87,7 @@ impl Shared {
             // If this fails as well, the next opening makes the partitions.
             let _ = self.write_manifest();
         }
+        self.extensions.topics_changed();
         made
     }
 
@@ -180,6 +182,8 @@ impl Shared {
             self.topics.write().insert(state.name.clone(), Arc::clone(state));
             return Err(error);
         }
+        // First, so that who is sent home by the partitions finds the topic gone.
+        self.extensions.topics_changed();
         let partitions = state.open_partitions();
         partitions.iter().for_each(Partition::abandon);
         self.finish_deleting_held(&partitions)

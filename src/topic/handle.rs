@@ -3,6 +3,7 @@
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -24,6 +25,13 @@ pub(crate) struct StoreHandle {
 pub(crate) trait Attendant: Send + Sync {
     /// Does what is due; called by each pass of [`Store::maintain`].
     fn attend(&self) -> Result<()>;
+
+    /// The store is being closed: whoever waits for it should be sent home.
+    fn closing(&self) {}
+
+    /// Takes note that a topic was made, deleted or given more partitions, or that the store is closed. Called by
+    /// whoever changed that, who may hold locks of the store: nothing may be asked of it here.
+    fn topics_changed(&self) {}
 }
 
 /// What layers above keep with a store, one of each type. The store knows none of these types.
@@ -31,6 +39,8 @@ pub(crate) trait Attendant: Send + Sync {
 pub(super) struct Extensions {
     kept: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
     attendants: Mutex<Vec<Weak<dyn Attendant>>>,
+    /// Counts the changes of the set of topics and of their numbers of partitions.
+    topics_version: AtomicU64,
 }
 
 impl Extensions {
@@ -39,6 +49,12 @@ impl Extensions {
         let mut attendants = self.attendants.lock();
         attendants.retain(|attendant| attendant.strong_count() > 0);
         attendants.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Tells them that topics are not what they were, after the change can be seen.
+    pub(super) fn topics_changed(&self) {
+        self.topics_version.fetch_add(1, Ordering::AcqRel);
+        self.attendants().iter().for_each(|attendant| attendant.topics_changed());
     }
 }
 
@@ -66,6 +82,17 @@ impl StoreHandle {
         Ok(self.shared()?.fs.random())
     }
 
+    /// An id for a producer, which no other has been given or will be.
+    pub(crate) fn producer_id(&self) -> Result<i64> {
+        self.shared()?.producer_id()
+    }
+
+    /// Keeps a producer id, and those below it, from being given: somebody has it already.
+    pub(crate) fn avoid_producer_id(&self, id: i64) -> Result<()> {
+        self.shared()?.producer_ids.avoid(id);
+        Ok(())
+    }
+
     /// As [`Store::topic`].
     pub(crate) fn topic(&self, name: &str) -> Result<Topic> {
         self.shared()?.topic(name)
@@ -74,6 +101,11 @@ impl StoreHandle {
     /// As [`Store::topics`].
     pub(crate) fn topics(&self) -> Result<Vec<Topic>> {
         Ok(self.shared()?.topics())
+    }
+
+    /// A number that is another one once topics were made, deleted or given more partitions.
+    pub(crate) fn topics_version(&self) -> Result<u64> {
+        Ok(self.shared()?.extensions.topics_version.load(Ordering::Acquire))
     }
 
     /// The topic of that name, made if there is none.
@@ -97,6 +129,12 @@ impl StoreHandle {
         let found = kept.entry(TypeId::of::<T>()).or_insert_with(|| Arc::new(make()));
         let mistaken = |_| Error::InvalidState { action: "extend the store", reason: "types differ".into() };
         Arc::clone(found).downcast::<T>().map_err(mistaken)
+    }
+
+    /// What is kept with the store under this type, if it was ever made.
+    pub(crate) fn kept<T: Any + Send + Sync>(&self) -> Result<Option<Arc<T>>> {
+        let kept = self.shared()?.extensions.kept.lock().get(&TypeId::of::<T>()).cloned();
+        Ok(kept.and_then(|kept| kept.downcast::<T>().ok()))
     }
 
     /// Has it looked after with each pass of maintenance, as long as somebody else keeps it.

@@ -14,11 +14,12 @@ use super::dir_name::DirName;
 use super::manifest::{MANIFEST_FILE, Manifest, ManifestTopic};
 use super::partitioner::DefaultPartitioner;
 use super::positions::Positions;
+use super::producer_ids::PRODUCER_IDS_FILE;
 use super::store::{CLEAN_SHUTDOWN_MARKER, CLUSTER_METADATA, PARTITION_METADATA, Shared};
 use super::topic::{Slot, TopicState};
 use crate::error::{Error, FormatError, Result};
 use crate::format::PartitionMetadata;
-use crate::fs::{EntryKind, full_path, read_file, retry, sync_dir};
+use crate::fs::{EntryKind, full_path, read_file, read_if_there, retry, sync_dir};
 use crate::partition::{Partition, Unopened};
 use crate::types::{TopicName, Uuid};
 
@@ -204,16 +205,9 @@ impl Shared {
 
     /// The topic id in a partition directory; `None` if the file is missing or no good.
     fn partition_topic_id(&self, directory: &Path) -> Result<Option<Uuid>> {
-        match read_file(&*self.fs, &directory.join(PARTITION_METADATA), METADATA_BYTES_MAX) {
-            Ok(bytes) => Ok(PartitionMetadata::decode(&bytes).ok().map(|metadata| metadata.topic_id)),
-            Err(Error::TooLarge { .. }) => Ok(None),
-            Err(Error::Io { source, .. })
-                if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput) =>
-            {
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
+        let bytes = read_if_there(&*self.fs, &directory.join(PARTITION_METADATA), METADATA_BYTES_MAX)?;
+        let metadata = bytes.and_then(|bytes| PartitionMetadata::decode(&bytes).ok());
+        Ok(metadata.map(|metadata| metadata.topic_id))
     }
 
     /// Finishes deletions that a crash interrupted. What is left of them is due for removal: nobody reads it.
@@ -357,7 +351,7 @@ fn is_misspelt(stored: &Uuid, known: &Uuid) -> bool {
 
 /// Names in the root directory that belong there.
 fn is_known(name: &str) -> bool {
-    const KNOWN: [&str; 10] = [
+    const KNOWN: [&str; 11] = [
         ".lock",
         ".kafka_cleanshutdown",
         "meta.properties",
@@ -367,6 +361,7 @@ fn is_known(name: &str) -> bool {
         "cleaner-offset-checkpoint",
         "annals.manifest",
         "annals.checkpoint",
+        PRODUCER_IDS_FILE,
         "bootstrap.checkpoint",
     ];
     KNOWN.contains(&name.strip_suffix(".tmp").unwrap_or(name))

@@ -345,14 +345,14 @@ impl Stop {
 
 /// Notices a wall clock that jumps ahead: to whom everything would look too old at once.
 #[derive(Debug, Default)]
-struct ClockGuard {
+pub(crate) struct ClockGuard {
     last: Option<(i64, Duration)>,
     held_until: Option<Duration>,
 }
 
 impl ClockGuard {
     /// Compares with the last look. Returns by how much the clock jumped ahead, if it did.
-    fn look(&mut self, wall: i64, monotonic: Duration) -> Option<Duration> {
+    pub(crate) fn look(&mut self, wall: i64, monotonic: Duration) -> Option<Duration> {
         // The first look has nothing to compare with.
         let (last_wall, last_monotonic) = self.last.replace((wall, monotonic))?;
         let moved = Duration::from_millis(wall.saturating_sub(last_wall).max(0) as u64);
@@ -364,7 +364,8 @@ impl ClockGuard {
         Some(ahead)
     }
 
-    fn holds(&self, monotonic: Duration) -> bool {
+    /// Whether that was so lately that nothing is to be deleted for its age.
+    pub(crate) fn holds(&self, monotonic: Duration) -> bool {
         self.held_until.is_some_and(|until| monotonic < until)
     }
 }

@@ -128,6 +128,33 @@ impl Partitioner for DefaultPartitioner {
     }
 }
 
+/// Each partition in turn, whatever the key (Kafka's `RoundRobinPartitioner`).
+///
+/// ```
+/// use annals::{Partitioner, RoundRobinPartitioner};
+/// let partitioner = RoundRobinPartitioner::new();
+/// let turns: Vec<u32> = (0..4).map(|_| partitioner.partition(Some(b"key"), 1, 3)).collect();
+/// assert_eq!(turns, [0, 1, 2, 0]);
+/// ```
+#[derive(Debug, Default)]
+pub struct RoundRobinPartitioner {
+    turn: AtomicU64,
+}
+
+impl RoundRobinPartitioner {
+    /// One that begins with the first partition.
+    pub fn new() -> Self {
+        RoundRobinPartitioner::default()
+    }
+}
+
+impl Partitioner for RoundRobinPartitioner {
+    fn partition(&self, _key: Option<&[u8]>, _size: usize, count: u32) -> u32 {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        turn.checked_rem(u64::from(count)).unwrap_or(0) as u32
+    }
+}
+
 fn pack(partition: u32, bytes: u32) -> u64 {
     u64::from(partition) << 32 | u64::from(bytes)
 }

@@ -5,13 +5,12 @@
 //! and each recovery point is the lower of the two.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io;
 use std::path::Path;
 
 use super::checkpoints::{CHECKPOINT_FILE, Checkpoint, PartitionCheckpoint as Stored};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::format::OffsetCheckpoint;
-use crate::fs::{FileSystem, read_file, replace_file};
+use crate::fs::{FileSystem, read_if_there, replace_file};
 use crate::partition::PartitionCheckpoint;
 use crate::types::TopicPartition;
 
@@ -43,9 +42,9 @@ impl Positions {
     ///
     /// A file that is missing or damaged is no error: recovery then reads more of the log.
     pub(super) fn read(fs: &dyn FileSystem) -> Result<(Self, bool)> {
-        let text = optional(read_file(fs, Path::new(RECOVERY_POINTS), FILE_BYTES_MAX))?;
+        let text = read_if_there(fs, Path::new(RECOVERY_POINTS), FILE_BYTES_MAX)?;
         let kafka_checksum = text.as_deref().map_or(0, crc32fast::hash);
-        let ours = optional(read_file(fs, Path::new(CHECKPOINT_FILE), FILE_BYTES_MAX))?;
+        let ours = read_if_there(fs, Path::new(CHECKPOINT_FILE), FILE_BYTES_MAX)?;
         let ours = ours.and_then(|bytes| Checkpoint::decode(&bytes).ok());
         // One that does not decode was written by nobody: as good as none.
         let kafkas = text.as_deref().and_then(offsets);
@@ -110,7 +109,7 @@ impl Positions {
     pub(super) fn write(&mut self, fs: &dyn FileSystem) -> Result<()> {
         if self.kafka_in_doubt {
             // Writing it failed the last time: it may be the old one or the new.
-            let text = optional(read_file(fs, Path::new(RECOVERY_POINTS), FILE_BYTES_MAX))?;
+            let text = read_if_there(fs, Path::new(RECOVERY_POINTS), FILE_BYTES_MAX)?;
             self.kafka_checksum = text.as_deref().map_or(0, crc32fast::hash);
         }
         let entries = |offset: fn(&PartitionCheckpoint) -> Option<u64>| {
@@ -167,7 +166,7 @@ struct Others {
 impl Others {
     fn read(fs: &dyn FileSystem) -> Result<Self> {
         let read = |name| {
-            let text = optional(read_file(fs, Path::new(name), FILE_BYTES_MAX))?;
+            let text = read_if_there(fs, Path::new(name), FILE_BYTES_MAX)?;
             Ok(text.as_deref().and_then(offsets).unwrap_or_default())
         };
         Ok(Others {
@@ -222,17 +221,4 @@ fn stored(position: &PartitionCheckpoint, log_start: u64) -> Stored {
 /// The offsets in one of Kafka's files, if it is whole.
 fn offsets(text: &[u8]) -> Option<HashMap<TopicPartition, u64>> {
     Some(OffsetCheckpoint::decode(text).ok()?.entries.into_iter().collect())
-}
-
-fn optional(read: Result<Vec<u8>>) -> Result<Option<Vec<u8>>> {
-    match read {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(Error::TooLarge { .. }) => Ok(None),
-        Err(Error::Io { source, .. })
-            if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput) =>
-        {
-            Ok(None)
-        }
-        Err(error) => Err(error),
-    }
 }

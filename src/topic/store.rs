@@ -8,6 +8,7 @@
 //! | `replication-offset-checkpoint`, `cleaner-offset-checkpoint` | Kafka's | high watermarks; what is compacted |
 //! | `annals.manifest` | ours | topics: names, ids, partitions, settings |
 //! | `annals.checkpoint` | ours | all of these, and the positions of recovery points |
+//! | `annals.producer-ids` | ours | which producer ids are free |
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,6 +26,7 @@ use super::maintenance::{Maintenance, MaintenanceReport, MaintenanceStatus};
 use super::manifest::ManifestTopic;
 use super::options::StoreOptions;
 use super::positions::Positions;
+use super::producer_ids::ProducerIds;
 use super::stats::StoreStats;
 use super::topic::{Topic, TopicState};
 use crate::error::{Error, Result};
@@ -96,6 +98,7 @@ pub(super) struct Shared {
     pub(super) report: Mutex<StoreReport>,
     pub(super) sink: Arc<Sink>,
     pub(super) maintenance: Maintenance,
+    pub(super) producer_ids: ProducerIds,
     /// What the layers above keep here.
     pub(super) extensions: Extensions,
 }
@@ -154,6 +157,7 @@ impl Store {
             report: Mutex::default(),
             sink: Arc::default(),
             maintenance: Maintenance::default(),
+            producer_ids: ProducerIds::default(),
             extensions: Extensions::default(),
         });
         *shared.sink.0.lock() = Arc::downgrade(&shared);
@@ -409,7 +413,12 @@ impl Shared {
         // Before any lock: the pass under way may need it.
         self.stop_background();
         let _in_order = self.changing.lock();
-        if self.closed.swap(true, Ordering::AcqRel) || self.options.read_only {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        self.extensions.attendants().iter().for_each(|attendant| attendant.closing());
+        self.extensions.topics_changed();
+        if self.options.read_only {
             return Ok(());
         }
         let closed = self.close_in_order();

@@ -91,3 +91,13 @@ pub fn append(log: &Partition, values: &[&str]) -> u64 {
     let records: Vec<Record<'_>> = values.iter().map(|value| Record::new(*value)).collect();
     log.append_batch(&records).unwrap().base_offset
 }
+
+/// What is appended at an offset, where the value does not matter: all are of one size.
+pub fn value(offset: u64) -> String {
+    format!("the value at offset {offset:06}")
+}
+
+/// Offsets and values as they are read.
+pub fn expected(offsets: impl Iterator<Item = u64>) -> Vec<(u64, String)> {
+    offsets.map(|offset| (offset, value(offset))).collect()
+}

@@ -501,11 +501,7 @@ impl Case {
         let offset = place(part, self.model.start.saturating_sub(3), self.model.end + 2);
         let (end, first) = (self.model.end, self.model.segments.first().copied().unwrap_or(0));
         self.sparse |= offset < end;
-        let result = self.log().truncate_to(offset);
-        if matches!(result, Err(Error::Corruption { .. })) && self.model.debris {
-            return Ok(());
-        }
-        match self.settle(result, "a truncation")? {
+        match self.settle(self.log().truncate_to(offset), "a truncation")? {
             Some(done) => {
                 prop_assert_eq!(done, offset < end);
                 if offset < first {
@@ -513,6 +509,9 @@ impl Case {
                 } else {
                     self.model.cut(offset.min(end));
                     self.model.forget_deleted(self.log().segments());
+                    if self.model.debris {
+                        self.adopt_losses_below(self.model.start)?;
+                    }
                     self.adopt_producers()?;
                 }
             }
@@ -581,9 +580,6 @@ impl Case {
         let active = self.model.segments.last().copied().unwrap_or(0);
         let end = log.last_stable_offset().min(active);
         let result = log.compact();
-        if matches!(result, Err(Error::Corruption { .. })) && self.model.debris {
-            return Ok(());
-        }
         if !self.setup.compact {
             prop_assert!(matches!(result, Err(Error::PolicyViolation { .. })), "{:?}", result);
             return Ok(());
@@ -625,9 +621,11 @@ impl Case {
     /// Checks what compaction left of the log below `end`, and goes on with that.
     fn adopt_compacted(&mut self, end: u64) -> Checked {
         let mut found = self.stored_batches()?.into_iter().peekable();
-        let mut kept = vec![];
         let first = self.log().segments().first().copied().unwrap_or(0);
-        for batch in self.model.batches.iter().filter(|batch| batch.base >= first) {
+        // Those below the first segment may come back as they were.
+        let (mut kept, stored): (Vec<_>, Vec<_>) =
+            self.model.batches.iter().cloned().partition(|batch| batch.base < first);
+        for batch in &stored {
             let there = found.peek().is_some_and(|found| found.base_offset() == batch.base);
             let there = if there { found.next() } else { None };
             let mut left = batch.clone();
@@ -733,9 +731,13 @@ impl Case {
             let (old, ends) = (self.model.start, [self.model.start, offset, anew]);
             let starts = self.model.saved_start.min(offset)..=old.max(anew);
             if empty && log.size() == 0 && ends.contains(&end) && starts.contains(&start) {
-                let ever = self.model.ever.clone();
+                let (mut ever, epochs) = (self.model.ever.clone(), self.model.epochs.clone());
+                ever.retain(|batch| batch.last < end);
                 self.model.begin_at(end);
                 (self.model.ever, self.model.start) = (ever, start);
+                if check_epochs(&log, &epochs).is_ok() {
+                    self.model.epochs = epochs;
+                }
                 return self.adopt_rest(before);
             }
         }
@@ -941,8 +943,11 @@ impl Case {
             truncate_epochs_from_start(&mut epochs, start);
             candidates.push(epochs);
         }
-        if candidates.iter().any(|epochs| self.model.without_gaps(epochs) == self.model.without_gaps(&found))
-        {
+        // Their file may be an older one, and is believed where no batch says otherwise.
+        let told = |batch: &Batch| log.epoch_for_offset(batch.last) == Some(batch.leader_epoch);
+        let agrees = self.may_forget && self.model.live().all(told);
+        let found_so = self.model.without_gaps(&found);
+        if agrees || candidates.iter().any(|epochs| self.model.without_gaps(epochs) == found_so) {
             let leader = log.leader_epoch();
             let latest = found.last().map_or(0, |(epoch, _)| *epoch);
             prop_assert!(

@@ -314,3 +314,226 @@ fn what_is_known_of_producers_stays_while_the_disk_is_full() {
         ],
     );
 }
+
+/// Segments below the log start stayed at a clean opening, and came back once the log was begun below them.
+#[test]
+fn a_clean_opening_removes_what_lies_below_the_log_start() {
+    let setup = Setup { segment_bytes: 400, retention_bytes: None, ..Setup::of(Level::Synced) };
+    replay(
+        setup,
+        &[
+            append(&[0]),
+            append(&[0, 0, 0, 0]),
+            append(&[0]),
+            Step::FailSync { nth: 1 },
+            Step::DeleteRecords { part: 183 },
+            Step::CloseAndOpen,
+            Step::TruncateFully { part: 0, start: None },
+            Step::CutPower { seed: 24 },
+        ],
+    );
+}
+
+/// What was acknowledged as deleted on a full disk was damage once a power cut had taken what was not synced of it.
+#[test]
+fn a_log_start_that_names_tell_survives_the_loss_of_what_was_not_synced() {
+    let setup = Setup { segment_bytes: 515, retention_bytes: None, ..Setup::of(Level::Interval) };
+    replay(
+        setup,
+        &[
+            append(&[0]),
+            append(&[0, 0, 0]),
+            append(&[0, 0, 0, 0]),
+            append(&[0, 0]),
+            Step::FillDisk { spare: 535 },
+            Step::FailSync { nth: 1 },
+            append(&[0]),
+            produce(&[0, 0]),
+            Step::DeleteRecords { part: 208 },
+            Step::CutPower { seed: 3 },
+        ],
+    );
+}
+
+/// As in Kafka, the last leader epoch outlasts the deletion of all its records; a truncation that a full disk kept
+/// from beginning changes nothing of that.
+#[test]
+fn a_truncation_that_never_began_leaves_the_epochs() {
+    let setup = Setup { segment_bytes: 944, retention_bytes: None, ..Setup::of(Level::Process) };
+    replay(
+        setup,
+        &[
+            Step::FillDisk { spare: 892 },
+            append(&[0]),
+            Step::Roll,
+            Step::DeleteRecords { part: 204 },
+            Step::TruncateFully { part: 0, start: None },
+            Step::ReopenPartition,
+        ],
+    );
+}
+
+/// What a power cut had destroyed below the log start kept compaction from its work.
+#[test]
+fn compaction_passes_over_what_is_destroyed_below_the_log_start() {
+    let setup =
+        Setup { compact: true, segment_bytes: 986, retention_bytes: None, ..Setup::of(Level::Process) };
+    let tombstone = Draft { key: None, tombstone: true, age: 0 };
+    replay(
+        setup,
+        &[
+            Step::CutPower { seed: 35 },
+            append(&[0, 0, 0, 0]),
+            end(),
+            Step::Produce {
+                producer: 0,
+                numbered: Numbered::Next,
+                transactional: false,
+                records: vec![tombstone],
+            },
+            append(&[0]),
+            append(&[0, 0, 0]),
+            Step::DeleteRecords { part: 140 },
+            Step::CutPower { seed: 3 },
+            append(&[0, 0, 0]),
+            produce(&[0, 0]),
+            Step::Maintain,
+        ],
+    );
+}
+
+/// Times of before were found in a log that was begun anew at the same offset, once it was closed and opened again.
+#[test]
+fn a_log_begun_anew_takes_times_along() {
+    let setup = Setup { segment_bytes: 698, retention_bytes: None, ..Setup::of(Level::Synced) };
+    replay(
+        setup,
+        &[
+            produce(&[0, 0]),
+            Step::Roll,
+            Step::TruncateFully { part: 0, start: None },
+            produce(&[10]),
+            Step::End { producer: 0, commit: false, ended: Ended::NewEpoch },
+            Step::CloseAndOpen,
+        ],
+    );
+}
+
+/// What a full disk kept from being deleted comes back as it was, though what lies behind it was compacted.
+#[test]
+fn what_was_not_deleted_after_all_comes_back() {
+    let setup =
+        Setup { compact: true, segment_bytes: 666, retention_bytes: None, ..Setup::of(Level::Interval) };
+    replay(
+        setup,
+        &[
+            append(&[0]),
+            append(&[0]),
+            append(&[0]),
+            produce(&[0, 0]),
+            append(&[0]),
+            append(&[0, 0]),
+            Step::FailSync { nth: 2 },
+            Step::FillDisk { spare: 131 },
+            append(&[0]),
+            Step::CloseAndOpen,
+            Step::DeleteRecords { part: 153 },
+            Step::Compact,
+            Step::CutPower { seed: 21 },
+        ],
+    );
+}
+
+/// A truncation left bytes at the end of the log that a power cut had destroyed, for readers to stumble over.
+#[test]
+fn a_truncation_leaves_nothing_destroyed_at_the_end() {
+    let setup = Setup { segment_bytes: 767, retention_bytes: None, ..Setup::of(Level::Process) };
+    replay(
+        setup,
+        &[
+            produce(&[0]),
+            Step::Flush,
+            Step::CutPower { seed: 17 },
+            append(&[0]),
+            append(&[0, 0, 0, 0]),
+            append(&[0]),
+            Step::DeleteRecords { part: 224 },
+            append(&[0, 0]),
+            Step::CutPower { seed: 8 },
+            append(&[0, 0, 0, 0]),
+            append(&[0, 0]),
+            append(&[0]),
+            append(&[0]),
+            append(&[0, 0]),
+            Step::TruncateTo { part: 60 },
+        ],
+    );
+}
+
+/// Producers whose last records were deleted on a full disk were forgotten when the store was opened again.
+#[test]
+fn producers_of_what_was_deleted_on_a_full_disk_are_known_after_a_restart() {
+    let setup = Setup { segment_bytes: 520, retention_bytes: None, ..Setup::of(Level::Interval) };
+    let by = |producer, numbered, ages: &[i16]| Step::Produce {
+        producer,
+        numbered,
+        transactional: false,
+        records: records(ages),
+    };
+    replay(
+        setup,
+        &[
+            append(&[0]),
+            produce(&[0, 0, 0, 0]),
+            produce(&[0, 0, 0]),
+            Step::CutPower { seed: 1 },
+            produce(&[0, 0, 0]),
+            Step::DeleteRecords { part: 192 },
+            by(0, Numbered::Again { back: 0 }, &[0]),
+            append(&[0]),
+            Step::CutPower { seed: 22 },
+            append(&[0, 0]),
+            append(&[0, 0, 0, 0]),
+            by(1, Numbered::Next, &[0]),
+            append(&[0]),
+            append(&[0]),
+            append(&[0]),
+            Step::FillDisk { spare: 115 },
+            produce(&[0]),
+            Step::DeleteRecords { part: 236 },
+            Step::Roll,
+            Step::CloseAndOpen,
+        ],
+    );
+}
+
+/// Of a log that was begun anew only halfway, what was known of producers where it starts may be known still.
+#[test]
+fn producers_may_outlast_a_log_begun_anew_halfway() {
+    let setup = Setup { segment_bytes: 411, retention_bytes: None, ..Setup::of(Level::Interval) };
+    replay(
+        setup,
+        &[
+            produce(&[0]),
+            append(&[0, 0, 0]),
+            produce(&[0, 0, 0]),
+            append(&[0]),
+            append(&[0, 0]),
+            append(&[0]),
+            append(&[0]),
+            Step::DeleteRecords { part: 79 },
+            produce(&[0, 0, 0, 0]),
+            append(&[0, 0, 0]),
+            Step::TruncateTo { part: 39 },
+            Step::FailSync { nth: 1 },
+            Step::Produce {
+                producer: 0,
+                numbered: Numbered::NewEpoch,
+                transactional: false,
+                records: records(&[0]),
+            },
+            Step::TruncateTo { part: 0 },
+            Step::CutPower { seed: 9 },
+        ],
+    );
+}

@@ -3,8 +3,7 @@
 
 use std::ops::Range;
 
-/// The longest span of offsets in one segment; an index entry holds the difference in 31 bits.
-const OFFSET_SPAN_MAX: u64 = i32::MAX as u64;
+use crate::partition::roll::OFFSET_SPAN_MAX;
 
 /// What counts of a segment when it is put together with others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

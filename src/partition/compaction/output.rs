@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::format::{AbortedTransaction, BatchHeader};
-use crate::fs::remove_if_there;
-use crate::storage::file_name::{DERIVED_KINDS, FileKind, Stage, staged_name};
-use crate::storage::{FilePool, Indexer, Indexes, LogFile, Segment, TransactionIndex};
+use crate::storage::file_name::{FileKind, Stage, staged_name};
+use crate::storage::{FilePool, Indexer, Indexes, LogFile, Segment, TransactionIndex, remove_files};
 
 /// How much is written at a time.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -30,7 +29,7 @@ pub(super) struct Output {
 impl Output {
     /// Begins the segment that takes the place of those from `base` on.
     pub(super) fn create(pool: &Arc<FilePool>, directory: &Path, base: u64, interval: u64) -> Result<Self> {
-        remove(pool, directory, base, Stage::Cleaned)?;
+        remove_files(pool.fs(), directory, base, Stage::Cleaned)?;
         let file = pool.create(staged_name(directory, base, FileKind::Log, Stage::Cleaned))?;
         Ok(Output {
             log: Arc::new(LogFile::new(file, base, 0)),
@@ -83,13 +82,4 @@ impl Output {
         segment.set_aborted(index, false);
         Ok(segment)
     }
-}
-
-/// Removes what an attempt has left at a stage.
-pub(super) fn remove(pool: &FilePool, directory: &Path, base: u64, stage: Stage) -> Result<()> {
-    let kinds = DERIVED_KINDS.into_iter().chain([FileKind::Log]);
-    for kind in kinds {
-        remove_if_there(pool.fs(), &staged_name(directory, base, kind, stage))?;
-    }
-    Ok(())
 }

@@ -12,7 +12,7 @@ use super::candidates::{Dirtiness, LogState, SegmentAge};
 use super::filter::{Filter, LastBatch, LastBatches, map_keys};
 use super::groups::{SegmentSizes, group};
 use super::offset_map::OffsetMap;
-use super::output::{Output, remove};
+use super::output::Output;
 use super::status::CompactionReport;
 use super::swap::Swapped;
 use super::transactions::CleanedTransactions;
@@ -21,7 +21,7 @@ use crate::format::{BatchHeader, OffsetIndexEntry, RecordBatch, TimeIndexEntry};
 use crate::observe;
 use crate::partition::{DurableMark, Log, LogConfig, Marks, Partition};
 use crate::storage::file_name::Stage;
-use crate::storage::{BatchReader, Segment, Unreadable};
+use crate::storage::{BatchReader, Segment, Unreadable, find_batch_before, remove_files};
 
 /// What compaction may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -231,7 +231,7 @@ impl Log {
         let dirty = plan.range(first_dirty, first_uncleanable);
         let dirty = plan.segments.get(dirty).unwrap_or_default();
         for (segment, segment_end) in dirty.iter().zip(ends(dirty, first_uncleanable)) {
-            let mut batches = Batches::of(segment, first_dirty)?;
+            let mut batches = self.batches_of(segment, first_dirty)?;
             while let Some(batch) = batches.next()? {
                 throttle.spend(batch.header().size)?;
                 if batch.next_offset() <= first_dirty {
@@ -281,19 +281,19 @@ impl Log {
                 match self.swap(group, segment) {
                     Ok(Swapped::Done) => (before, Some(bytes_after)),
                     Ok(Swapped::Gone) => {
-                        remove(&self.pool, self.directory(), base, Stage::Cleaned)?;
+                        remove_files(self.fs(), self.directory(), base, Stage::Cleaned)?;
                         return Err(Failure::Stopped);
                     }
                     Err(error) => return Err(error.into()),
                 }
             }
             Ok(None) => {
-                remove(&self.pool, self.directory(), base, Stage::Cleaned)?;
+                remove_files(self.fs(), self.directory(), base, Stage::Cleaned)?;
                 (0, None)
             }
             Err(failure) => {
                 // If this fails as well, the next opening removes it.
-                let _ = remove(&self.pool, self.directory(), base, Stage::Cleaned);
+                let _ = remove_files(self.fs(), self.directory(), base, Stage::Cleaned);
                 return Err(failure);
             }
         };
@@ -314,7 +314,7 @@ impl Log {
         output: &mut Output,
         throttle: &mut Throttle<'_>,
     ) -> Attempt<()> {
-        let mut batches = Batches::of(segment, 0)?;
+        let mut batches = self.batches_of(segment, 0)?;
         while let Some(batch) = batches.next()? {
             throttle.spend(batch.header().size)?;
             let filtered = filter.apply(&batch, transactions);
@@ -333,6 +333,17 @@ impl Log {
             throttle.spend(bytes.len() as u64)?;
         }
         Ok(())
+    }
+
+    fn batches_of(&self, segment: &Arc<Segment>, from: u64) -> Result<Batches> {
+        let follows = segment.base_offset();
+        let reader = if from > follows {
+            segment.reader_for(from)?
+        } else {
+            BatchReader::new(Arc::clone(segment.log()), 0)
+        };
+        let log_start = self.log_start.load(Ordering::Acquire);
+        Ok(Batches { segment: Arc::clone(segment), reader, follows, log_start })
     }
 
     /// The last batches of producers that are known: they must go on being known by them.
@@ -424,36 +435,34 @@ struct Batches {
     segment: Arc<Segment>,
     reader: BatchReader,
     follows: u64,
+    log_start: u64,
 }
 
 impl Batches {
-    fn of(segment: &Arc<Segment>, from: u64) -> Result<Self> {
-        let base = segment.base_offset();
-        let reader = if from > base {
-            segment.reader_for(from)?
-        } else {
-            BatchReader::new(Arc::clone(segment.log()), 0)
-        };
-        Ok(Batches { segment: Arc::clone(segment), reader, follows: base })
-    }
-
-    /// What cannot be read, or is out of order, must not be thrown away: it is for somebody to look at.
+    /// What cannot be read, or is out of order, must not be thrown away: it is for somebody to look at. What lies
+    /// below the log start is for nobody.
     fn next(&mut self) -> Result<Option<RecordBatch>> {
-        let position = self.reader.position();
-        let log = self.segment.log();
-        match self.reader.next(self.segment.size()) {
-            Ok(Some(batch)) => {
-                let header = batch.header();
-                if header.last_offset < self.follows || !log.may_hold(header) {
-                    let detail = format!("offsets go back: the batch before ends below {}", self.follows);
-                    return Err(log.corruption(position, header.base_offset, detail));
+        let (log, end) = (self.segment.log(), self.segment.size());
+        loop {
+            let position = self.reader.position();
+            let error = match self.reader.next(end) {
+                Ok(Some(batch)) => {
+                    let header = batch.header();
+                    if header.last_offset < self.follows || !log.may_hold(header) {
+                        let detail = format!("offsets go back: the batch before ends below {}", self.follows);
+                        return Err(log.corruption(position, header.base_offset, detail));
+                    }
+                    self.follows = batch.next_offset();
+                    return Ok(Some(batch));
                 }
-                self.follows = batch.next_offset();
-                Ok(Some(batch))
+                Ok(None) => return Ok(None),
+                Err(Unreadable::Failed(error)) => return Err(error),
+                Err(Unreadable::Damaged(error)) => error,
+            };
+            match find_batch_before(log, position, end, self.follows + 1, self.log_start)? {
+                Some(behind) => self.reader.seek(behind),
+                None => return Err(log.corruption(position, self.follows, error)),
             }
-            Ok(None) => Ok(None),
-            Err(Unreadable::Failed(error)) => Err(error),
-            Err(Unreadable::Damaged(error)) => Err(log.corruption(position, self.follows, error)),
         }
     }
 

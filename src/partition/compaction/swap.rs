@@ -9,12 +9,11 @@
 
 use std::sync::Arc;
 
-use super::output::remove;
 use crate::error::Result;
 use crate::fs::sync_dir;
 use crate::partition::{Log, State};
-use crate::storage::Segment;
 use crate::storage::file_name::Stage;
+use crate::storage::{Segment, remove_files};
 
 /// Whether segments could be exchanged.
 #[derive(Debug, PartialEq, Eq)]
@@ -94,7 +93,7 @@ impl Log {
     fn remove_litter(&self) -> Result<()> {
         let Some(base) = self.unfinished.lock().litter else { return Ok(()) };
         for stage in [Stage::Cleaned, Stage::Swap] {
-            remove(&self.pool, self.directory(), base, stage)?;
+            remove_files(self.fs(), self.directory(), base, stage)?;
         }
         sync_dir(self.fs(), self.directory())?;
         self.unfinished.lock().litter = None;

@@ -1,0 +1,307 @@
+//! Committing: what a group remembers of where it is, told by the caller or by itself.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use super::Consumer;
+use super::config::CommitMode;
+use super::slot::Slot;
+use crate::error::{Error, Result};
+use crate::group::{GroupMetadata, OffsetAndMetadata, OffsetCommit};
+use crate::types::TopicPartition;
+
+/// How long a commit that failed is let rest before the consumer tries it again by itself (`retry.backoff.ms`).
+pub(super) const RETRY_BACKOFF: Duration = Duration::from_millis(100);
+
+/// Positions that do not move are committed again after so long, that the group does not forget them for their age.
+const REFRESH: Duration = Duration::from_secs(60 * 60);
+
+/// Positions to go on from, by partition.
+pub type Offsets = BTreeMap<TopicPartition, OffsetAndMetadata>;
+
+type Callback = Box<dyn FnOnce(&Offsets, Result<(), &Error>) + Send>;
+
+/// What is to be committed, and when.
+#[derive(Default)]
+pub(super) struct Commits {
+    /// What was asked for and not done yet, in order.
+    waiting: Vec<(Offsets, Callback)>,
+    /// Whether a position may have moved since the last commit of the consumer's own.
+    pub(super) moved: bool,
+    /// When to commit by itself next, and when to do so though nothing has moved.
+    next: Duration,
+    refresh: Duration,
+}
+
+impl Consumer {
+    /// Commits the positions of all its partitions: behind everything that polls returned. Durable when it returns; an
+    /// append to a log, with what that costs.
+    ///
+    /// # Errors
+    /// [`Error::InvalidState`] without a group, and with
+    /// [`DeliveryGuarantee::ExactlyOnce`](super::DeliveryGuarantee::ExactlyOnce). [`Error::RebalanceInProgress`] while
+    /// partitions are shared out anew: poll, then commit what is still there. [`Error::UnknownMember`] and
+    /// [`Error::IllegalGeneration`] if the group has gone on without this consumer: its partitions are another's, who
+    /// will see the records again; the next poll joins anew. [`Error::FencedInstance`] for a static member that was
+    /// replaced. Otherwise as an append fails.
+    pub fn commit(&mut self) -> Result<()> {
+        self.check_may_commit()?;
+        self.commit_offsets(self.positions_to_commit())
+    }
+
+    /// Commits these positions, each the offset of the next record to handle, of any partitions.
+    ///
+    /// # Errors
+    /// As [`commit`](Self::commit); [`Error::TooLarge`] for metadata beyond the group's limit.
+    pub fn commit_offsets(
+        &mut self,
+        offsets: impl IntoIterator<Item = (TopicPartition, OffsetAndMetadata)>,
+    ) -> Result<()> {
+        self.check_may_commit()?;
+        self.commit_waiting();
+        self.commit_now(&offsets.into_iter().collect())
+    }
+
+    /// As [`commit`](Self::commit), with the positions of now, but by the next poll or commit, or on close; then
+    /// `callback` is called on that thread. Those that wait together are one commit: they cost one append, and succeed
+    /// or fail together. Commits are made in the order in which they were asked for, so that an older position never
+    /// takes the place of a newer one.
+    ///
+    /// # Errors
+    /// [`Error::InvalidState`] as [`commit`](Self::commit); the callback is told of others.
+    pub fn commit_async(
+        &mut self,
+        callback: impl FnOnce(&Offsets, Result<(), &Error>) + Send + 'static,
+    ) -> Result<()> {
+        self.commit_offsets_async(self.positions_to_commit(), callback)
+    }
+
+    /// As [`commit_async`](Self::commit_async), with these positions.
+    ///
+    /// # Errors
+    /// As [`commit_async`](Self::commit_async).
+    pub fn commit_offsets_async(
+        &mut self,
+        offsets: impl IntoIterator<Item = (TopicPartition, OffsetAndMetadata)>,
+        callback: impl FnOnce(&Offsets, Result<(), &Error>) + Send + 'static,
+    ) -> Result<()> {
+        self.check_may_commit()?;
+        self.commits.waiting.push((offsets.into_iter().collect(), Box::new(callback)));
+        Ok(())
+    }
+
+    /// What a commit of now would commit: the positions of its partitions, where they are known.
+    pub fn positions_to_commit(&self) -> Offsets {
+        self.slots
+            .iter()
+            .filter_map(|slot| Some(((*slot.id).clone(), slot.to_commit(slot.position()?))))
+            .collect()
+    }
+
+    /// What the group has committed of these partitions, whether or not the consumer has them; those without are left
+    /// out.
+    ///
+    /// # Errors
+    /// [`Error::InvalidState`] without a group; [`Error::UnstableOffsets`], to be asked again, if a transaction under
+    /// way has offsets of one of them.
+    pub fn committed<'a>(&self, partitions: impl IntoIterator<Item = &'a TopicPartition>) -> Result<Offsets> {
+        let membership = self.membership("tell what is committed")?;
+        let partitions: Vec<TopicPartition> = partitions.into_iter().cloned().collect();
+        membership.coordinator.committed(&membership.group, Some(&partitions), true)
+    }
+
+    /// As [`committed`](Self::committed); nothing without a group.
+    pub(super) fn committed_of(&self, partitions: &[TopicPartition]) -> Result<Offsets> {
+        if self.group.is_none() || partitions.is_empty() {
+            return Ok(Offsets::new());
+        }
+        self.committed(partitions)
+    }
+
+    fn check_may_commit(&self) -> Result<()> {
+        self.membership("commit")?;
+        if self.mode == CommitMode::Transaction {
+            let reason = "it reads for exactly once, so positions are committed with what is made of the records: \
+                Producer::send_offsets_to_transaction(consumer.positions_to_commit(), consumer.group_metadata()?)";
+            return Err(Error::InvalidState { action: "commit", reason: reason.into() });
+        }
+        Ok(())
+    }
+
+    /// Commits what waits for it, and tells who asked.
+    pub(super) fn commit_waiting(&mut self) {
+        if self.commits.waiting.is_empty() {
+            return;
+        }
+        let waiting = std::mem::take(&mut self.commits.waiting);
+        let mut all = Offsets::new();
+        for (offsets, _) in &waiting {
+            all.extend(offsets.iter().map(|(partition, position)| (partition.clone(), position.clone())));
+        }
+        let committed = self.commit_now(&all);
+        for (offsets, callback) in waiting {
+            callback(&offsets, committed.as_ref().map(|&()| ()));
+        }
+    }
+
+    /// Who it commits as.
+    fn committer(&self) -> Result<GroupMetadata> {
+        let membership = self.membership("commit")?;
+        if !self.wanted.is_subscription() {
+            return Ok(GroupMetadata::simple(&membership.group));
+        }
+        membership.committer()
+    }
+
+    fn commit_now(&mut self, offsets: &Offsets) -> Result<()> {
+        let committed = self.committer().and_then(|committer| {
+            let commit = |(partition, position): (&TopicPartition, &OffsetAndMetadata)| OffsetCommit {
+                partition: partition.clone(),
+                position: position.clone(),
+            };
+            let commits: Vec<OffsetCommit> = offsets.iter().map(commit).collect();
+            if commits.is_empty() {
+                return Ok(());
+            }
+            self.membership("commit")?.coordinator.commit(&committer, &commits)
+        });
+        if let Err(error) = committed {
+            self.counters.commit_failures += 1;
+            let Some(membership) = self.group.as_mut().filter(|_| self.wanted.is_subscription()) else {
+                return Err(error);
+            };
+            let error = membership.why_refused(error);
+            membership.take_note(&error);
+            return Err(error);
+        }
+        self.counters.commits += 1;
+        for (partition, position) in offsets {
+            self.slots.note_committed(partition, position.offset);
+        }
+        self.config.interceptors.iter().for_each(|interceptor| interceptor.on_commit(offsets));
+        Ok(())
+    }
+
+    /// At the beginning of a poll: what earlier polls returned is handled, and committed if that is due.
+    ///
+    /// # Errors
+    /// As a commit fails, but for rebalances, after which it is tried again. The records come all the same: with the
+    /// next poll.
+    pub(super) fn commit_if_due(&mut self, now: Duration) -> Result<()> {
+        self.commit_waiting();
+        let moved = self.commits.moved;
+        let due = match self.mode {
+            CommitMode::Manual | CommitMode::Transaction => return Ok(()),
+            CommitMode::Interval(_) if self.commits.next == Duration::ZERO => {
+                self.next_commit(now);
+                false
+            }
+            _ => now >= self.commits.next && (moved || now >= self.commits.refresh),
+        };
+        if due { self.commit_own(now, !moved) } else { Ok(()) }
+    }
+
+    /// When it has to commit by itself, though nobody calls.
+    pub(super) fn commit_due(&self) -> Duration {
+        match self.mode {
+            CommitMode::Interval(_) if self.commits.moved => self.commits.next,
+            CommitMode::Interval(_) | CommitMode::Before | CommitMode::After => self.commits.refresh,
+            CommitMode::Manual | CommitMode::Transaction => Duration::MAX,
+        }
+    }
+
+    /// When partitions are given up, or the consumer is: what is handled is committed if it commits by itself.
+    ///
+    /// # Errors
+    /// As [`commit_if_due`](Self::commit_if_due).
+    pub(super) fn commit_handled(&mut self) -> Result<()> {
+        self.commit_waiting();
+        match self.mode {
+            CommitMode::Interval(_) | CommitMode::After => self.commit_own(self.now(), false),
+            CommitMode::Manual | CommitMode::Before | CommitMode::Transaction => Ok(()),
+        }
+    }
+
+    /// Commits positions by itself: those that moved, or all.
+    fn commit_own(&mut self, now: Duration, all: bool) -> Result<()> {
+        if self.committer().is_err() {
+            // In no generation: there is nothing of its own to commit.
+            return Ok(());
+        }
+        let mut offsets = Offsets::new();
+        for slot in self.slots.iter() {
+            let moved = slot.position().filter(|&position| all || slot.committed != Some(position));
+            offsets.extend(moved.map(|position| ((*slot.id).clone(), slot.to_commit(position))));
+        }
+        self.commits.moved = false;
+        self.next_commit(now);
+        if offsets.is_empty() {
+            return Ok(());
+        }
+        self.commit_now(&offsets).or_else(|error| self.not_committed(now, error))
+    }
+
+    /// A commit of its own failed.
+    fn not_committed(&mut self, now: Duration, error: Error) -> Result<()> {
+        self.commits.moved = true;
+        if is_about_membership(&error) {
+            return Ok(());
+        }
+        self.commits.next = self.commits.next.max(now.saturating_add(RETRY_BACKOFF));
+        Err(error)
+    }
+
+    fn next_commit(&mut self, now: Duration) {
+        let interval = match self.mode {
+            CommitMode::Interval(interval) => interval,
+            _ => Duration::ZERO,
+        };
+        self.commits.next = now.saturating_add(interval);
+        self.commits.refresh = now.saturating_add(REFRESH);
+    }
+
+    /// Before records are handed out at most once. Returns whether they may be.
+    ///
+    /// # Errors
+    /// As a commit fails, but for rebalances; the records stay.
+    pub(super) fn commit_before(&mut self) -> Result<bool> {
+        if self.mode != CommitMode::Before {
+            return Ok(true);
+        }
+        let mut offsets = Offsets::new();
+        for (partition, next) in self.slots.pending() {
+            if let Some(slot) = self.slots.get(partition) {
+                offsets.insert(partition.clone(), slot.to_commit(next));
+            }
+        }
+        match self.commit_now(&offsets) {
+            Ok(()) => Ok(true),
+            Err(error) if is_about_membership(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Whether the poll deals with it by joining again.
+fn is_about_membership(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::RebalanceInProgress { .. } | Error::IllegalGeneration { .. } | Error::UnknownMember { .. }
+    )
+}
+
+impl Slot {
+    /// That position, as it is committed.
+    fn to_commit(&self, position: u64) -> OffsetAndMetadata {
+        let last = position.checked_sub(1).zip(self.source.as_ref());
+        let leader_epoch = last.and_then(|(last, source)| source.partition.epoch_for_offset(last));
+        OffsetAndMetadata { leader_epoch, ..OffsetAndMetadata::new(position) }
+    }
+}
+
+impl fmt::Debug for Commits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Commits").field("waiting", &self.waiting.len()).finish_non_exhaustive()
+    }
+}
