@@ -199,7 +199,11 @@ impl Consumer {
             }
             _ => now >= self.commits.next && (moved || now >= self.commits.refresh),
         };
-        if due { self.commit_own(now, !moved) } else { Ok(()) }
+        if !due {
+            return Ok(());
+        }
+        self.commit_own(now, !moved)
+            .or_else(|error| if is_about_membership(&error) { Ok(()) } else { Err(error) })
     }
 
     /// When it has to commit by itself, though nobody calls.
@@ -214,7 +218,7 @@ impl Consumer {
     /// When partitions are given up, or the consumer is: what is handled is committed if it commits by itself.
     ///
     /// # Errors
-    /// As [`commit_if_due`](Self::commit_if_due).
+    /// As a commit fails.
     pub(super) fn commit_handled(&mut self) -> Result<()> {
         self.commit_waiting();
         match self.mode {
@@ -239,17 +243,12 @@ impl Consumer {
         if offsets.is_empty() {
             return Ok(());
         }
-        self.commit_now(&offsets).or_else(|error| self.not_committed(now, error))
-    }
-
-    /// A commit of its own failed.
-    fn not_committed(&mut self, now: Duration, error: Error) -> Result<()> {
-        self.commits.moved = true;
-        if is_about_membership(&error) {
-            return Ok(());
+        let committed = self.commit_now(&offsets);
+        if committed.is_err() {
+            self.commits.moved = true;
+            self.commits.next = self.commits.next.max(now.saturating_add(RETRY_BACKOFF));
         }
-        self.commits.next = self.commits.next.max(now.saturating_add(RETRY_BACKOFF));
-        Err(error)
+        committed
     }
 
     fn next_commit(&mut self, now: Duration) {
@@ -284,7 +283,7 @@ impl Consumer {
 }
 
 /// Whether the poll deals with it by joining again.
-fn is_about_membership(error: &Error) -> bool {
+pub(super) fn is_about_membership(error: &Error) -> bool {
     matches!(
         error,
         Error::RebalanceInProgress { .. } | Error::IllegalGeneration { .. } | Error::UnknownMember { .. }

@@ -19,8 +19,10 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Consumer;
+use super::commit::is_about_membership;
 use super::config::ConsumerConfig;
 use super::listener::Told;
+use super::subscription::{Wanted, counts};
 use crate::error::{Error, Result};
 use crate::format::consumer_protocol::{Assignment, Subscription};
 use crate::group::{
@@ -118,11 +120,6 @@ impl Membership {
 
     pub(super) fn is_stable(&self) -> bool {
         matches!(self.stage, Stage::Stable)
-    }
-
-    /// Whether what it has may be another's.
-    pub(super) fn is_gone(&self) -> bool {
-        self.gone
     }
 
     /// Joins again with the next poll.
@@ -364,8 +361,7 @@ impl Consumer {
         membership.shared_out = None;
         let mut assignments = Vec::new();
         if joined.leader == joined.member_id {
-            assignments =
-                membership.share_out(&joined, |topics| super::subscription::counts(&store, topics))?;
+            assignments = membership.share_out(&joined, |topics| counts(&store, topics))?;
         }
         let request = SyncRequest { member: membership.metadata(), assignments };
         membership.stage = Stage::Syncing(membership.coordinator.sync(request));
@@ -423,12 +419,20 @@ impl Consumer {
     }
 
     /// Gives up these partitions, with what that entails.
-    pub(super) fn give_up(&mut self, told: Told, partitions: &[TopicPartition]) {
+    fn give_up(&mut self, told: Told, partitions: &[TopicPartition]) {
         if let Told::Revoked = told {
-            if let Err(error) = self.commit_handled() {
-                self.slots.failed.push_back(error);
+            match self.commit_handled() {
+                // The next owner sees the records again.
+                Err(error) if is_about_membership(&error) => {}
+                Err(error) => self.slots.failed.push_back(error),
+                Ok(()) => {}
             }
         }
+        self.let_go(told, partitions);
+    }
+
+    /// Tells the listener, then has them no more.
+    fn let_go(&mut self, told: Told, partitions: &[TopicPartition]) {
         if partitions.is_empty() {
             return;
         }
@@ -436,6 +440,24 @@ impl Consumer {
         let kept: Vec<TopicPartition> =
             self.slots.names().filter(|held| !partitions.contains(held)).cloned().collect();
         self.slots.assign(kept);
+    }
+
+    /// Gives up everything it has and wants, in good order: commits, tells the listener, leaves.
+    ///
+    /// # Errors
+    /// The first failure. Everything is given up nevertheless.
+    pub(super) fn give_up_all(&mut self) -> Result<()> {
+        let gone = self.group.as_ref().is_some_and(|membership| membership.gone || membership.fenced);
+        let committed = if gone { Ok(()) } else { self.commit_handled() };
+        self.slots.failed.clear();
+        let held: Vec<TopicPartition> = self.slots.names().cloned().collect();
+        self.let_go(if gone { Told::Lost } else { Told::Revoked }, &held);
+        let told = self.slots.failed.pop_front().map_or(Ok(()), Err);
+        let left = if self.wanted.is_subscription() { self.leave() } else { Ok(()) };
+        self.slots.forget_all();
+        self.wanted = Wanted::Nothing;
+        self.listener = None;
+        committed.and(told).and(left)
     }
 
     /// Leaves the group, if it is in it; a static member has its place kept.
