@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use annals::consumer::{Consumer, ConsumerConfig, OffsetReset, RebalanceListener};
+use annals::consumer::{Consumer, ConsumerConfig, DeliveryGuarantee, OffsetReset, RebalanceListener};
 use annals::group::{
     Assignor, CooperativeStickyAssignor, GroupState, OffsetAndMetadata, RangeAssignor, StickyAssignor,
 };
@@ -28,6 +28,7 @@ use logs::{Machine, append};
 const SESSION: Duration = Duration::from_secs(45);
 const POLL_INTERVAL: Duration = Duration::from_secs(5 * 60);
 
+/// It commits by itself, every so often.
 fn config(group: &str) -> ConsumerConfig {
     ConsumerConfig::new().group(group).offset_reset(OffsetReset::Earliest)
 }
@@ -201,6 +202,29 @@ fn who_waits_is_woken_by_a_rebalance() {
     append(&topic.partition(0).unwrap(), &["a"]);
     assert!(task.woken() > woken);
     assert_eq!(task.poll(&mut first).unwrap().unwrap().len(), 2);
+}
+
+#[test]
+fn who_waits_for_the_others_rests() {
+    use DeliveryGuarantee::{AtLeastOnce, AtMostOnce, ExactlyOnce};
+    let ways = [AtMostOnce, AtLeastOnce, ExactlyOnce].map(|way| config("g").delivery(way));
+    for config in ways.into_iter().chain([config("g"), manual("g")]) {
+        let (_machine, store, _topic) = start(2);
+        let mut first = member(&store, config.clone());
+        settle(&mut [&mut first]);
+        let mut second = member(&store, config);
+        let task = Task::new();
+        for _ in 0..3 {
+            assert!(task.poll(&mut second).is_none());
+            assert_eq!(task.woken(), 0, "it would not come to rest");
+        }
+        poll(&mut first);
+        assert!(task.woken() > 0);
+        settle(&mut [&mut first, &mut second]);
+        let woken = task.woken();
+        assert!(task.poll(&mut second).is_none());
+        assert_eq!((numbers(&second).len(), task.woken()), (1, woken));
+    }
 }
 
 #[test]

@@ -30,7 +30,7 @@ pub(super) struct Commits {
     /// Whether a position may have moved since the last commit of the consumer's own.
     pub(super) moved: bool,
     /// When to commit by itself next, and when to do so though nothing has moved.
-    next: Duration,
+    next: Option<Duration>,
     refresh: Duration,
 }
 
@@ -193,11 +193,12 @@ impl Consumer {
         let moved = self.commits.moved;
         let due = match self.mode {
             CommitMode::Manual | CommitMode::Transaction => return Ok(()),
-            CommitMode::Interval(_) if self.commits.next == Duration::ZERO => {
+            // The first interval begins with the first poll.
+            CommitMode::Interval(_) if self.commits.next.is_none() => {
                 self.next_commit(now);
                 false
             }
-            _ => now >= self.commits.next && (moved || now >= self.commits.refresh),
+            _ => self.commits.next.is_none_or(|next| now >= next) && (moved || now >= self.commits.refresh),
         };
         if !due {
             return Ok(());
@@ -209,7 +210,7 @@ impl Consumer {
     /// When it has to commit by itself, though nobody calls.
     pub(super) fn commit_due(&self) -> Duration {
         match self.mode {
-            CommitMode::Interval(_) if self.commits.moved => self.commits.next,
+            CommitMode::Interval(_) if self.commits.moved => self.commits.next.unwrap_or(Duration::ZERO),
             CommitMode::Interval(_) | CommitMode::Before | CommitMode::After => self.commits.refresh,
             CommitMode::Manual | CommitMode::Transaction => Duration::MAX,
         }
@@ -229,6 +230,7 @@ impl Consumer {
 
     /// Commits positions by itself: those that moved, or all.
     fn commit_own(&mut self, now: Duration, all: bool) -> Result<()> {
+        self.next_commit(now);
         if self.committer().is_err() {
             // In no generation: there is nothing of its own to commit.
             return Ok(());
@@ -239,14 +241,13 @@ impl Consumer {
             offsets.extend(moved.map(|position| ((*slot.id).clone(), slot.to_commit(position))));
         }
         self.commits.moved = false;
-        self.next_commit(now);
         if offsets.is_empty() {
             return Ok(());
         }
         let committed = self.commit_now(&offsets);
         if committed.is_err() {
             self.commits.moved = true;
-            self.commits.next = self.commits.next.max(now.saturating_add(RETRY_BACKOFF));
+            self.commits.next = self.commits.next.max(Some(now.saturating_add(RETRY_BACKOFF)));
         }
         committed
     }
@@ -256,7 +257,7 @@ impl Consumer {
             CommitMode::Interval(interval) => interval,
             _ => Duration::ZERO,
         };
-        self.commits.next = now.saturating_add(interval);
+        self.commits.next = Some(now.saturating_add(interval));
         self.commits.refresh = now.saturating_add(REFRESH);
     }
 

@@ -89,7 +89,7 @@ pub struct Consumer {
     /// The version of the store's topics that it knows.
     topics_version: u64,
     counters: Counters,
-    /// Before then, the group need not be asked again for what it has committed.
+    /// Before then, what could not be found out of a partition is not tried again.
     settle_at: Duration,
     /// When something has to be done though nobody calls, by monotonic time.
     due: Duration,
