@@ -1,5 +1,5 @@
-//! Consumers in groups: sharing out, taking over, committing, being fenced; what listeners are told, and when. The cases
-//! are those that Kafka's own tests of its consumer and its coordinator's client pin, through the public face.
+//! Consumers in groups: sharing out, taking over, committing, being fenced; what listeners are told, and when. The
+//! cases are those that Kafka's own tests of its consumer and its coordinator's client pin, through the public face.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

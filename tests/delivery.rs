@@ -51,8 +51,8 @@ fn committed(store: &Store) -> Option<u64> {
     all.get(&id("t", 0)).map(|position| position.offset)
 }
 
-/// How often each record was handled by a process that is killed after so many polls, with the last of them not handled,
-/// and by the next one.
+/// How often each record was handled by a process that is killed after so many polls, with what the last of them
+/// returned not handled, and by the next one.
 fn killed_after(polls: usize, guarantee: DeliveryGuarantee, power_cut: bool) -> BTreeMap<String, usize> {
     let (machine, store, _log) = start(20);
     let mut consumer = member(&store, config(guarantee).max_poll_records(3));

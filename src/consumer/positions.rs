@@ -101,7 +101,7 @@ impl Consumer {
         let place = slot.place;
         let source = source_of(&self.store, partition)?;
         let committed = match place {
-            Place::Committed => self.committed_of(&[partition.clone()])?,
+            Place::Committed => self.committed_of(std::slice::from_ref(partition))?,
             _ => BTreeMap::new(),
         };
         let offset = self.settling().begin(&source.partition, place, committed.get(partition))?;
