@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use annals::consumer::{
     Consumer, ConsumerConfig, ConsumerInterceptor, ConsumerRecords, DeliveryGuarantee, OffsetReset,
+    WakeupHandle,
 };
 use annals::format::EndTransactionMarker;
 use annals::{AppendOptions, Error, Isolation, Partition, Record, Store, TopicConfig};
@@ -735,6 +736,16 @@ fn interceptors_see_the_records_first() {
     let records = consumer.poll(Duration::ZERO).unwrap();
     assert!(records.is_empty() && records.partitions().next().is_none());
     assert_eq!(consumer.position(&id("t", 0)).unwrap(), 4, "taken out is consumed all the same");
+}
+
+#[test]
+fn a_consumer_can_be_sent_and_its_records_and_handle_shared() {
+    fn sent<T: Send + 'static>() {}
+    fn shared<T: Send + Sync + 'static>() {}
+    sent::<Consumer>();
+    shared::<ConsumerRecords>();
+    shared::<WakeupHandle>();
+    shared::<ConsumerConfig>();
 }
 
 #[test]

@@ -18,14 +18,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use annals::consumer::{Consumer, ConsumerConfig, ConsumerInterceptor, OffsetReset, Offsets};
+use annals::consumer::{Consumer, ConsumerConfig, ConsumerInterceptor, OffsetReset};
 use annals::format::EndTransactionMarker;
 use annals::group::{
     Assigned, GroupConfig, GroupCoordinator, GroupDescription, GroupListing, GroupMetadata, JoinRequest,
     Joined, OffsetAndMetadata, OffsetCommit, SyncRequest,
 };
 use annals::{AppendOptions, Error, Partition, Reply, Result, Store, TopicConfig, TopicPartition};
-use consumers::{LONG, Task, drain, id, poll, settle};
+use consumers::{LONG, Task, at, drain, id, poll, settle};
 use logs::{Machine, append};
 
 fn config() -> ConsumerConfig {
@@ -54,8 +54,8 @@ fn committed(store: &Store) -> Option<u64> {
     all.get(&id("t", 0)).map(|position| position.offset)
 }
 
-fn at(offset: u64) -> [(TopicPartition, OffsetAndMetadata); 1] {
-    [(id("t", 0), OffsetAndMetadata::new(offset))]
+fn t0(offset: u64) -> [OffsetCommit; 1] {
+    [at(id("t", 0), offset)]
 }
 
 /// A store whose group log has one partition, so that commits can be counted, and the partition 0 of topic `t`.
@@ -71,24 +71,25 @@ fn positions_and_given_offsets_are_committed() {
     let (_machine, store, log) = start();
     append(&log, &["a", "b", "c"]);
     let mut consumer = member(&store, manual().max_poll_records(2));
-    assert_eq!(consumer.positions_to_commit(), Offsets::new());
+    assert_eq!(consumer.positions_to_commit(), []);
     poll(&mut consumer);
-    assert_eq!(consumer.positions_to_commit()[&id("t", 0)].offset, 2);
+    assert_eq!(consumer.positions_to_commit()[0].position.offset, 2);
     consumer.commit().unwrap();
     assert_eq!(committed(&store), Some(2));
     // Of a partition that it does not have, and below where it is.
     let position = OffsetAndMetadata { offset: 1, leader_epoch: Some(3), metadata: "half done".into() };
-    consumer
-        .commit_offsets([(id("elsewhere", 7), position.clone()), (id("t", 0), position.clone())])
-        .unwrap();
+    let both = [id("elsewhere", 7), id("t", 0)];
+    let commits = both.map(|partition| OffsetCommit { partition, position: position.clone() });
+    consumer.commit_offsets(commits).unwrap();
     let found = consumer.committed([&id("elsewhere", 7), &id("t", 0), &id("never", 0)]).unwrap();
-    assert_eq!(found, Offsets::from([(id("elsewhere", 7), position.clone()), (id("t", 0), position)]));
+    assert_eq!(found, BTreeMap::from([(id("elsewhere", 7), position.clone()), (id("t", 0), position)]));
     assert_eq!(poll(&mut consumer), ["t-0:2=c"], "its own position has not moved");
     consumer.seek_to_committed([&id("t", 0)]).unwrap();
     assert_eq!(consumer.position(&id("t", 0)).unwrap(), 1);
     consumer.commit_offsets([]).unwrap();
     let long = OffsetAndMetadata { metadata: "x".repeat(4097), ..OffsetAndMetadata::new(2) };
-    let error = consumer.commit_offsets([(id("t", 0), long)]).unwrap_err();
+    let error =
+        consumer.commit_offsets([OffsetCommit { partition: id("t", 0), position: long }]).unwrap_err();
     assert!(matches!(error, Error::TooLarge { .. }), "{error}");
     assert_eq!(committed(&store), Some(1));
 }
@@ -120,29 +121,29 @@ fn later_commits_are_made_in_order_and_together() {
     let told: Arc<Mutex<Vec<(u64, bool)>>> = Arc::default();
     let note = || {
         let told = Arc::clone(&told);
-        move |offsets: &Offsets, result: Result<(), &Error>| {
-            told.lock().unwrap().push((offsets[&id("t", 0)].offset, result.is_ok()));
+        move |offsets: &[OffsetCommit], result: Result<(), &Error>| {
+            told.lock().unwrap().push((offsets[0].position.offset, result.is_ok()));
         }
     };
     poll(&mut consumer);
     consumer.commit_async(note()).unwrap();
-    consumer.commit_offsets_async(at(3), note()).unwrap();
-    consumer.commit_offsets_async(at(2), note()).unwrap();
+    consumer.commit_offsets_async(t0(3), note()).unwrap();
+    consumer.commit_offsets_async(t0(2), note()).unwrap();
     assert_eq!((committed(&store), told.lock().unwrap().len()), (None, 0));
     poll(&mut consumer);
     assert_eq!(std::mem::take(&mut *told.lock().unwrap()), [(1, true), (3, true), (2, true)]);
     assert_eq!((committed(&store), consumer.stats().commits), (Some(2), 1), "the last word, in one append");
     // An older one does not come after a newer one.
-    consumer.commit_offsets_async(at(1), note()).unwrap();
+    consumer.commit_offsets_async(t0(1), note()).unwrap();
     consumer.commit().unwrap();
     assert_eq!((committed(&store), told.lock().unwrap().len()), (Some(2), 1));
     // Nor is one forgotten on close.
-    consumer.commit_offsets_async(at(4), note()).unwrap();
+    consumer.commit_offsets_async(t0(4), note()).unwrap();
     consumer.close().unwrap();
     assert_eq!((committed(&store), told.lock().unwrap().pop()), (Some(4), Some((4, true))));
     // One that is refused says so.
     let mut outsider = member(&store, manual());
-    outsider.commit_offsets_async(at(9), note()).unwrap();
+    outsider.commit_offsets_async(t0(9), note()).unwrap();
     drop(outsider);
     assert_eq!((committed(&store), told.lock().unwrap().pop()), (Some(4), Some((9, false))));
 }
@@ -262,11 +263,11 @@ fn offsets_of_a_transaction_under_way_are_waited_for() {
 }
 
 #[derive(Debug, Default)]
-struct Auditor(Mutex<Vec<Offsets>>);
+struct Auditor(Mutex<Vec<OffsetCommit>>);
 
 impl ConsumerInterceptor for Auditor {
-    fn on_commit(&self, offsets: &Offsets) {
-        self.0.lock().unwrap().push(offsets.clone());
+    fn on_commit(&self, offsets: &[OffsetCommit]) {
+        self.0.lock().unwrap().extend_from_slice(offsets);
     }
 }
 
@@ -279,10 +280,9 @@ fn interceptors_hear_of_commits_that_were_made() {
     assert!(consumer.commit().is_err());
     poll(&mut consumer);
     consumer.commit().unwrap();
-    consumer.commit_offsets_async(at(0), |_, _| ()).unwrap();
+    consumer.commit_offsets_async(t0(0), |_, _| ()).unwrap();
     consumer.close().unwrap();
-    let heard: Vec<u64> =
-        auditor.0.lock().unwrap().iter().map(|offsets| offsets[&id("t", 0)].offset).collect();
+    let heard: Vec<u64> = auditor.0.lock().unwrap().iter().map(|commit| commit.position.offset).collect();
     assert_eq!(heard, [1, 0]);
 }
 

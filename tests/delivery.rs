@@ -20,7 +20,7 @@ use annals::consumer::{Consumer, ConsumerConfig, DeliveryGuarantee, OffsetReset}
 use annals::format::EndTransactionMarker;
 use annals::group::GroupConfig;
 use annals::{AppendOptions, Durability, Error, Isolation, Partition, Record, Store, TopicConfig};
-use consumers::{LONG, drain, id, poll, settle};
+use consumers::{LONG, at, drain, id, poll, settle};
 use logs::{Machine, append};
 
 use DeliveryGuarantee::{AtLeastOnce, AtMostOnce, ExactlyOnce};
@@ -252,10 +252,8 @@ fn transform(store: &Store, consumer: &mut Consumer, sequence: &mut i32, commit:
         made.push(value);
     }
     let groups = store.groups().unwrap();
-    let positions = consumer.positions_to_commit().into_iter();
-    let commits: Vec<_> =
-        positions.map(|(partition, position)| annals::group::OffsetCommit { partition, position }).collect();
-    groups.commit_in_transaction(&consumer.group_metadata().unwrap(), 7, 0, &commits).unwrap();
+    let positions = consumer.positions_to_commit();
+    groups.commit_in_transaction(&consumer.group_metadata().unwrap(), 7, 0, &positions).unwrap();
     let marker = EndTransactionMarker { coordinator_epoch: 0, commit };
     let offsets = groups.offsets_partition("g").unwrap().unwrap();
     let log = store.topic(offsets.topic.as_str()).unwrap().partition(offsets.partition).unwrap();
@@ -295,10 +293,9 @@ fn exactly_once_reads_committed_data_and_commits_nothing_itself() {
     let mut consumer = member(&store, config(ExactlyOnce));
     log.append_batch_with(&[Record::new("open")], AppendOptions::new().transactional(9, 0, 0)).unwrap();
     assert_eq!(drain(&mut consumer), ["t-0:0=0"]);
-    let at = [(id("t", 0), annals::group::OffsetAndMetadata::new(1))];
     let refused = [
         consumer.commit(),
-        consumer.commit_offsets(at.clone()),
+        consumer.commit_offsets([at(id("t", 0), 1)]),
         consumer.commit_async(|_, _| panic!("made")),
     ];
     for error in refused.map(Result::unwrap_err) {

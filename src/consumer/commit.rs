@@ -17,16 +17,13 @@ pub(super) const RETRY_BACKOFF: Duration = Duration::from_millis(100);
 /// Positions that do not move are committed again after so long, that the group does not forget them for their age.
 const REFRESH: Duration = Duration::from_secs(60 * 60);
 
-/// Positions to go on from, by partition.
-pub type Offsets = BTreeMap<TopicPartition, OffsetAndMetadata>;
-
-type Callback = Box<dyn FnOnce(&Offsets, Result<(), &Error>) + Send>;
+type Callback = Box<dyn FnOnce(&[OffsetCommit], Result<(), &Error>) + Send>;
 
 /// What is to be committed, and when.
 #[derive(Default)]
 pub(super) struct Commits {
     /// What was asked for and not done yet, in order.
-    waiting: Vec<(Offsets, Callback)>,
+    waiting: Vec<(Vec<OffsetCommit>, Callback)>,
     /// Whether a position may have moved since the last commit of the consumer's own.
     pub(super) moved: bool,
     /// When to commit by itself next, and when to do so though nothing has moved.
@@ -54,13 +51,10 @@ impl Consumer {
     ///
     /// # Errors
     /// As [`commit`](Self::commit); [`Error::TooLarge`] for metadata beyond the group's limit.
-    pub fn commit_offsets(
-        &mut self,
-        offsets: impl IntoIterator<Item = (TopicPartition, OffsetAndMetadata)>,
-    ) -> Result<()> {
+    pub fn commit_offsets(&mut self, offsets: impl IntoIterator<Item = OffsetCommit>) -> Result<()> {
         self.check_may_commit()?;
         self.commit_waiting();
-        self.commit_now(&offsets.into_iter().collect())
+        self.commit_now(&offsets.into_iter().collect::<Vec<_>>())
     }
 
     /// As [`commit`](Self::commit), with the positions of now, but by the next poll or commit, or on close; then
@@ -72,7 +66,7 @@ impl Consumer {
     /// [`Error::InvalidState`] as [`commit`](Self::commit); the callback is told of others.
     pub fn commit_async(
         &mut self,
-        callback: impl FnOnce(&Offsets, Result<(), &Error>) + Send + 'static,
+        callback: impl FnOnce(&[OffsetCommit], Result<(), &Error>) + Send + 'static,
     ) -> Result<()> {
         self.commit_offsets_async(self.positions_to_commit(), callback)
     }
@@ -83,20 +77,19 @@ impl Consumer {
     /// As [`commit_async`](Self::commit_async).
     pub fn commit_offsets_async(
         &mut self,
-        offsets: impl IntoIterator<Item = (TopicPartition, OffsetAndMetadata)>,
-        callback: impl FnOnce(&Offsets, Result<(), &Error>) + Send + 'static,
+        offsets: impl IntoIterator<Item = OffsetCommit>,
+        callback: impl FnOnce(&[OffsetCommit], Result<(), &Error>) + Send + 'static,
     ) -> Result<()> {
         self.check_may_commit()?;
         self.commits.waiting.push((offsets.into_iter().collect(), Box::new(callback)));
         Ok(())
     }
 
-    /// What a commit of now would commit: the positions of its partitions, where they are known.
-    pub fn positions_to_commit(&self) -> Offsets {
-        self.slots
-            .iter()
-            .filter_map(|slot| Some(((*slot.id).clone(), slot.to_commit(slot.position()?))))
-            .collect()
+    /// What a commit of now would commit: the positions of its partitions, where they are known. Also for
+    /// [`DeliveryGuarantee::ExactlyOnce`](super::DeliveryGuarantee::ExactlyOnce), where a producer's transaction takes
+    /// them, together with [`group_metadata`](Self::group_metadata).
+    pub fn positions_to_commit(&self) -> Vec<OffsetCommit> {
+        self.slots.iter().filter_map(|slot| Some(slot.to_commit(slot.position()?))).collect()
     }
 
     /// What the group has committed of these partitions, whether or not the consumer has them; those without are left
@@ -105,16 +98,22 @@ impl Consumer {
     /// # Errors
     /// [`Error::InvalidState`] without a group; [`Error::UnstableOffsets`], to be asked again, if a transaction under
     /// way has offsets of one of them.
-    pub fn committed<'a>(&self, partitions: impl IntoIterator<Item = &'a TopicPartition>) -> Result<Offsets> {
+    pub fn committed<'a>(
+        &self,
+        partitions: impl IntoIterator<Item = &'a TopicPartition>,
+    ) -> Result<BTreeMap<TopicPartition, OffsetAndMetadata>> {
         let membership = self.membership("tell what is committed")?;
         let partitions: Vec<TopicPartition> = partitions.into_iter().cloned().collect();
         membership.coordinator.committed(&membership.group, Some(&partitions), true)
     }
 
     /// As [`committed`](Self::committed); nothing without a group.
-    pub(super) fn committed_of(&self, partitions: &[TopicPartition]) -> Result<Offsets> {
+    pub(super) fn committed_of(
+        &self,
+        partitions: &[TopicPartition],
+    ) -> Result<BTreeMap<TopicPartition, OffsetAndMetadata>> {
         if self.group.is_none() || partitions.is_empty() {
-            return Ok(Offsets::new());
+            return Ok(BTreeMap::new());
         }
         self.committed(partitions)
     }
@@ -123,7 +122,7 @@ impl Consumer {
         self.membership("commit")?;
         if self.mode == CommitMode::Transaction {
             let reason = "it reads for exactly once, so positions are committed with what is made of the records: \
-                Producer::send_offsets_to_transaction(consumer.positions_to_commit(), consumer.group_metadata()?)";
+                Producer::send_offsets_to_transaction(&consumer.positions_to_commit(), &consumer.group_metadata()?)";
             return Err(Error::InvalidState { action: "commit", reason: reason.into() });
         }
         Ok(())
@@ -135,10 +134,10 @@ impl Consumer {
             return;
         }
         let waiting = std::mem::take(&mut self.commits.waiting);
-        let mut all = Offsets::new();
-        for (offsets, _) in &waiting {
-            all.extend(offsets.iter().map(|(partition, position)| (partition.clone(), position.clone())));
-        }
+        // Of each partition, what was asked for last.
+        let each = waiting.iter().flat_map(|(offsets, _)| offsets);
+        let last: BTreeMap<&TopicPartition, &OffsetCommit> = each.map(|it| (&it.partition, it)).collect();
+        let all: Vec<OffsetCommit> = last.into_values().cloned().collect();
         let committed = self.commit_now(&all);
         for (offsets, callback) in waiting {
             callback(&offsets, committed.as_ref().map(|&()| ()));
@@ -154,17 +153,12 @@ impl Consumer {
         membership.committer()
     }
 
-    fn commit_now(&mut self, offsets: &Offsets) -> Result<()> {
+    fn commit_now(&mut self, offsets: &[OffsetCommit]) -> Result<()> {
         let committed = self.committer().and_then(|committer| {
-            let commit = |(partition, position): (&TopicPartition, &OffsetAndMetadata)| OffsetCommit {
-                partition: partition.clone(),
-                position: position.clone(),
-            };
-            let commits: Vec<OffsetCommit> = offsets.iter().map(commit).collect();
-            if commits.is_empty() {
+            if offsets.is_empty() {
                 return Ok(());
             }
-            self.membership("commit")?.coordinator.commit(&committer, &commits)
+            self.membership("commit")?.coordinator.commit(&committer, offsets)
         });
         if let Err(error) = committed {
             self.counters.commit_failures += 1;
@@ -176,8 +170,8 @@ impl Consumer {
             return Err(error);
         }
         self.counters.commits += 1;
-        for (partition, position) in offsets {
-            self.slots.note_committed(partition, position.offset);
+        for commit in offsets {
+            self.slots.note_committed(&commit.partition, commit.position.offset);
         }
         self.config.interceptors.iter().for_each(|interceptor| interceptor.on_commit(offsets));
         Ok(())
@@ -235,11 +229,11 @@ impl Consumer {
             // In no generation: there is nothing of its own to commit.
             return Ok(());
         }
-        let mut offsets = Offsets::new();
-        for slot in self.slots.iter() {
-            let moved = slot.position().filter(|&position| all || slot.committed != Some(position));
-            offsets.extend(moved.map(|position| ((*slot.id).clone(), slot.to_commit(position))));
-        }
+        let moved = |slot: &Slot| {
+            let position = slot.position().filter(|&position| all || slot.committed != Some(position))?;
+            Some(slot.to_commit(position))
+        };
+        let offsets: Vec<OffsetCommit> = self.slots.iter().filter_map(moved).collect();
         self.commits.moved = false;
         if offsets.is_empty() {
             return Ok(());
@@ -269,12 +263,8 @@ impl Consumer {
         if self.mode != CommitMode::Before {
             return Ok(true);
         }
-        let mut offsets = Offsets::new();
-        for (partition, next) in self.slots.pending() {
-            if let Some(slot) = self.slots.get(partition) {
-                offsets.insert(partition.clone(), slot.to_commit(next));
-            }
-        }
+        let behind = |(id, next): (&TopicPartition, u64)| Some(self.slots.get(id)?.to_commit(next));
+        let offsets: Vec<OffsetCommit> = self.slots.pending().filter_map(behind).collect();
         match self.commit_now(&offsets) {
             Ok(()) => Ok(true),
             Err(error) if is_about_membership(&error) => Ok(false),
@@ -293,10 +283,11 @@ pub(super) fn is_about_membership(error: &Error) -> bool {
 
 impl Slot {
     /// That position, as it is committed.
-    fn to_commit(&self, position: u64) -> OffsetAndMetadata {
+    fn to_commit(&self, position: u64) -> OffsetCommit {
         let last = position.checked_sub(1).zip(self.source.as_ref());
         let leader_epoch = last.and_then(|(last, source)| source.partition.epoch_for_offset(last));
-        OffsetAndMetadata { leader_epoch, ..OffsetAndMetadata::new(position) }
+        let position = OffsetAndMetadata { leader_epoch, ..OffsetAndMetadata::new(position) };
+        OffsetCommit { partition: (*self.id).clone(), position }
     }
 }
 

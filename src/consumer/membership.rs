@@ -437,8 +437,9 @@ impl Consumer {
             return;
         }
         self.tell(told, partitions);
+        let going: BTreeSet<&TopicPartition> = partitions.iter().collect();
         let kept: Vec<TopicPartition> =
-            self.slots.names().filter(|held| !partitions.contains(held)).cloned().collect();
+            self.slots.names().filter(|held| !going.contains(held)).cloned().collect();
         self.slots.assign(kept);
     }
 
