@@ -429,6 +429,26 @@ fn who_is_silent_for_too_long_loses_what_it_had() {
 }
 
 #[test]
+fn who_was_taken_for_gone_is_a_member_like_any_other_afterwards() {
+    let (machine, store, topic) = start(2);
+    let events = Events::default();
+    // It commits by itself, so that it finds out when it gives up its partitions.
+    let mut slow = store.consumer(config("g")).unwrap();
+    slow.subscribe_with(["t"], events.listener("slow")).unwrap();
+    settle(&mut [&mut slow]);
+    fill(&topic, "a");
+    poll(&mut slow);
+    machine.clock.advance(POLL_INTERVAL);
+    store.maintain().unwrap();
+    slow.enforce_rebalance();
+    settle(&mut [&mut slow]);
+    events.take();
+    let mut other = member(&store, config("g"));
+    settle(&mut [&mut slow, &mut other]);
+    assert!(events.take().iter().all(|event| !event.contains("lost")), "nothing is lost in a rebalance");
+}
+
+#[test]
 fn a_member_that_polls_or_waits_stays() {
     let (machine, store, _topic) = start(2);
     let mut first = member(&store, manual("g"));

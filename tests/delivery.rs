@@ -13,14 +13,14 @@ mod consumers;
 mod logs;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use annals::consumer::{Consumer, ConsumerConfig, DeliveryGuarantee, OffsetReset};
 use annals::format::EndTransactionMarker;
-use annals::group::GroupConfig;
+use annals::group::{Assignor, CooperativeStickyAssignor, GroupConfig};
 use annals::{AppendOptions, Durability, Error, Isolation, Partition, Record, Store, TopicConfig};
-use consumers::{LONG, at, drain, id, poll, settle};
+use consumers::{LONG, Task, at, drain, id, poll, settle};
 use logs::{Machine, append};
 
 use DeliveryGuarantee::{AtLeastOnce, AtMostOnce, ExactlyOnce};
@@ -233,6 +233,56 @@ fn members_of_a_group_that_read_at_most_once_read_each_record_once() {
         seen.extend(settle(&mut all).concat());
         let distinct: BTreeSet<&String> = seen.iter().collect();
         assert_eq!((seen.len(), distinct.len()), (60, 60), "{guarantee:?}: nobody died, so each comes once");
+    }
+}
+
+#[test]
+fn at_most_once_holds_back_what_it_cannot_commit_and_rests_meanwhile() {
+    let machine = Machine::new();
+    let store = machine.open();
+    let topic = store.create_topic("t", TopicConfig::new().partitions(4)).unwrap();
+    let cooperative = [Arc::new(CooperativeStickyAssignor) as Arc<dyn Assignor>];
+    let config = || config(AtMostOnce).assignors(cooperative.clone()).max_poll_records(2);
+    let (mut first, mut second) = (member(&store, config()), member(&store, config()));
+    settle(&mut [&mut first, &mut second]);
+    let leader = store.groups().unwrap().describe("g").unwrap().leader.unwrap();
+    let first_leads = first.group_metadata().unwrap().member_id == leader;
+    let (mut leader, mut other) = if first_leads { (first, second) } else { (second, first) };
+    let mut third = member(&store, config());
+    poll(&mut third);
+    // The leader has joined again and does not know yet that all have.
+    poll(&mut leader);
+    for partition in topic.partitions().unwrap() {
+        append(&partition, &["a", "b", "c"]);
+    }
+    let task = Task::new();
+    assert!(task.poll(&mut other).is_none(), "the generation before is over, and the next not complete");
+    let woken = task.woken();
+    for _ in 0..3 {
+        machine.clock.advance(Duration::from_secs(1));
+        assert!(task.poll(&mut other).is_none());
+        assert_eq!(task.woken(), woken, "it would not come to rest");
+    }
+    let led = poll(&mut leader);
+    assert!(task.woken() > woken);
+    let rest = settle(&mut [&mut leader, &mut other, &mut third]).concat();
+    let all: BTreeSet<&String> = led.iter().chain(&rest).collect();
+    assert_eq!((all.len(), led.len() + rest.len()), (12, 12), "each once");
+}
+
+#[test]
+fn a_consumer_with_an_assignment_is_told_that_the_group_has_members() {
+    for guarantee in [AtMostOnce, AtLeastOnce] {
+        let (_machine, store, log) = start(1);
+        let mut member = member(&store, config(guarantee));
+        poll(&mut member);
+        let mut assigned = store.consumer(config(guarantee)).unwrap();
+        assigned.assign([id("t", 0)]).unwrap();
+        append(&log, &["new"]);
+        let told = (0..3).filter(|_| assigned.poll(Duration::ZERO).is_err()).count();
+        assert!(told > 0, "{guarantee:?}: what it is promised does not hold");
+        let handled = guarantee == AtLeastOnce;
+        assert_eq!(assigned.close().is_err(), handled, "what was handled could not be committed");
     }
 }
 

@@ -156,18 +156,22 @@ impl Consumer {
     fn commit_now(&mut self, offsets: &[OffsetCommit]) -> Result<()> {
         let committed = self.committer().and_then(|committer| {
             if offsets.is_empty() {
-                return Ok(());
+                return Ok(false);
             }
-            self.membership("commit")?.coordinator.commit(&committer, offsets)
+            self.membership("commit")?.coordinator.commit(&committer, offsets).map(|()| true)
         });
-        if let Err(error) = committed {
-            self.counters.commit_failures += 1;
-            let Some(membership) = self.group.as_mut().filter(|_| self.wanted.is_subscription()) else {
+        match committed {
+            Ok(true) => {}
+            Ok(false) => return Ok(()),
+            Err(error) => {
+                self.counters.commit_failures += 1;
+                let Some(membership) = self.group.as_mut().filter(|_| self.wanted.is_subscription()) else {
+                    return Err(error);
+                };
+                let error = membership.why_refused(error);
+                membership.take_note(&error);
                 return Err(error);
-            };
-            let error = membership.why_refused(error);
-            membership.take_note(&error);
-            return Err(error);
+            }
         }
         self.counters.commits += 1;
         for commit in offsets {
@@ -198,7 +202,7 @@ impl Consumer {
             return Ok(());
         }
         self.commit_own(now, !moved)
-            .or_else(|error| if is_about_membership(&error) { Ok(()) } else { Err(error) })
+            .or_else(|error| if self.joins_over(&error) { Ok(()) } else { Err(error) })
     }
 
     /// When it has to commit by itself, though nobody calls.
@@ -267,18 +271,19 @@ impl Consumer {
         let offsets: Vec<OffsetCommit> = self.slots.pending().filter_map(behind).collect();
         match self.commit_now(&offsets) {
             Ok(()) => Ok(true),
-            Err(error) if is_about_membership(&error) => Ok(false),
+            Err(error) if self.joins_over(&error) => Ok(false),
             Err(error) => Err(error),
         }
     }
-}
 
-/// Whether the poll deals with it by joining again.
-pub(super) fn is_about_membership(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::RebalanceInProgress { .. } | Error::IllegalGeneration { .. } | Error::UnknownMember { .. }
-    )
+    /// Whether it is a member, and the poll deals with that by joining again.
+    pub(super) fn joins_over(&self, error: &Error) -> bool {
+        let of_membership = matches!(
+            error,
+            Error::RebalanceInProgress { .. } | Error::IllegalGeneration { .. } | Error::UnknownMember { .. }
+        );
+        of_membership && self.wanted.is_subscription()
+    }
 }
 
 impl Slot {

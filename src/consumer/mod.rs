@@ -3,7 +3,8 @@
 //! - what it wants and what it has: `subscription.rs`; where it is, and moving about: `positions.rs`.
 //! - one poll, step by step: `poll.rs`; the partitions it reads in turn (`slots.rs`), each of them (`slot.rs`), and
 //!   what wakes it (`bell.rs`); as a task of a runtime: `stream.rs`.
-//! - being in a group: `membership.rs`; who is told of it: `listener.rs`; what is remembered: `commit.rs`.
+//! - being in a group: `rebalance.rs`, and what is known of that: `membership.rs`; who is told: `listener.rs`; what
+//!   the group remembers: `commit.rs`.
 //! - what is handed out: `records.rs`; who sees it before: `interceptor.rs`.
 
 mod bell;
@@ -14,6 +15,7 @@ mod listener;
 mod membership;
 mod poll;
 mod positions;
+mod rebalance;
 mod records;
 mod slot;
 mod slots;
@@ -84,10 +86,10 @@ use subscription::Wanted;
 /// | know how far behind it is | [`lag`](Self::lag), [`records_left`](Self::records_left), [`stats`](Self::stats) |
 /// | stop it from elsewhere | [`wakeup_handle`](Self::wakeup_handle) |
 ///
-/// It belongs to one thread at a time, and starts none: everything happens in its calls. A member of a group is heard of
-/// when it polls or commits, so it has to poll within [`max_poll_interval`](ConsumerConfig::max_poll_interval); there is
-/// no heartbeat beside that, as there is no process that could die alone. It does not keep the store open: once that is
-/// closed, calls fail with [`Error::Closed`](crate::Error::Closed).
+/// It belongs to one thread at a time, and starts none: everything happens in its calls. A member of a group is heard
+/// of when it polls or commits, so it has to poll within [`max_poll_interval`](ConsumerConfig::max_poll_interval);
+/// there is no heartbeat beside that, as there is no process that could die alone. It does not keep the store open:
+/// once that is closed, calls fail with [`Error::Closed`](crate::Error::Closed).
 pub struct Consumer {
     store: StoreHandle,
     config: ConsumerConfig,

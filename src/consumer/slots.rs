@@ -296,6 +296,7 @@ impl Fetch {
             let part = self.parts.swap_remove(at);
             self.records -= part.records.len();
             self.bytes -= part.bytes;
+            self.full &= !self.parts.is_empty();
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use regex_lite::Regex;
@@ -168,6 +169,7 @@ impl Consumer {
         let committed = self.commit_handled();
         self.wanted = Wanted::Partitions;
         self.slots.assign(partitions);
+        self.settle_at = Duration::ZERO;
         committed
     }
 
