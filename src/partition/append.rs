@@ -508,22 +508,27 @@ impl LogConfig {
 impl Log {
     /// Numbers a batch, writes it, and settles it as durability asks. The only way into the log.
     fn write(&self, batch: Prepared<'_>, config: &LogConfig, options: AppendOptions) -> Result<Appended> {
-        let begun = self.begin(batch, config, options)?;
+        let begun = self.begin(batch, config, options, None)?;
         self.finish(begun, config)
     }
 
-    /// The first half: numbers a batch and writes it.
+    /// The first half: numbers a batch and writes it, but never behind one that was cut away since it was written.
     pub(super) fn begin(
         &self,
         batch: Prepared<'_>,
         config: &LogConfig,
         options: AppendOptions,
+        after: Option<&Begun>,
     ) -> Result<Begun> {
         let durability =
             options.durability.map_or(config.durability, |asked| asked.stronger(config.durability));
         let size = batch.bytes.len() as u64;
         let (append_time, count) = (batch.append_time, batch.count);
         let mut writer = self.ready_writer()?;
+        if after.is_some_and(|after| after.written.life != writer.life) {
+            let cause = "what it was to follow is not there any more".to_string();
+            return Err(Error::Poisoned { partition: self.id.to_string(), action: "an append", cause });
+        }
         let placed = self.place(&mut writer, batch, config, options.origin())?;
         if durability != Durability::Synced {
             self.publish_written(&mut writer);

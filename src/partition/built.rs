@@ -143,11 +143,17 @@ impl Partition {
     }
 
     /// Writes a batch without waiting for the disk; [`settle`](Self::settle) waits, and has to be called for each. The
-    /// bytes are stamped in place; the same batch may be written again.
+    /// bytes are stamped in place; the same batch may be written again. `after` names an unsettled one that must still
+    /// be in front of it.
     ///
     /// # Errors
-    /// As [`append_batch`](Self::append_batch).
-    pub(crate) fn write_built(&self, batch: &mut BuiltBatch, options: AppendOptions) -> Result<Unsettled> {
+    /// As [`append_batch`](Self::append_batch); [`Error::Poisoned`] also if the log was reopened after `after`.
+    pub(crate) fn write_built(
+        &self,
+        batch: &mut BuiltBatch,
+        options: AppendOptions,
+        after: Option<&Unsettled>,
+    ) -> Result<Unsettled> {
         let log = &*self.log;
         let config = log.config.load();
         let now = log.clock.now();
@@ -169,7 +175,7 @@ impl Partition {
         let (count, max_timestamp) = (batch.count, append_time.unwrap_or(batch.timestamps.1));
         let producer = batch.producer.map(|stamp| Producer::from(stamp).batch(count, max_timestamp));
         let prepared = Prepared { bytes, count, max_timestamp, append_time, now, producer };
-        let begun = log.begin(prepared, &config, options)?;
+        let begun = log.begin(prepared, &config, options, after.map(|after| &after.begun))?;
         Ok(Unsettled { begun })
     }
 

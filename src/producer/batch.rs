@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::buffer::Reservation;
-use super::core::Core;
+use super::core::{Core, closed};
 use super::delivery::{BatchResult, Outcome, RecordMetadata};
 use super::stats::add;
 use crate::error::{Error, Result};
-use crate::format::{BatchBuilder, BatchOptions, Codec, RECORD_BATCH_OVERHEAD, Record, RecordBatch};
+use crate::format::{
+    BatchBuilder, BatchOptions, Codec, RECORD_BATCH_OVERHEAD, Record, RecordBatch, RecordSet,
+};
 use crate::partition::{BuiltBatch, ProducerStamp};
 
 /// Called with what became of a record.
@@ -72,6 +74,25 @@ impl Building {
 
     fn has_room(&self, size: usize) -> bool {
         self.builder.is_empty() || self.builder.size_estimate() + size <= self.limit
+    }
+
+    /// Records in pieces of at most `limit` bytes, or of one record.
+    fn split(records: &RecordSet, limit: usize, codec: Codec) -> Result<Vec<Building>> {
+        let mut pieces: Vec<Building> = Vec::new();
+        for view in records.iter() {
+            let (record, timestamp) = (Record::from(view), view.timestamp());
+            let size = record.encoded_len_max();
+            match pieces.last_mut().filter(|piece| piece.has_room(size)) {
+                Some(piece) => piece.push(&record, timestamp)?,
+                None => {
+                    let buffer = Vec::with_capacity(limit.max(RECORD_BATCH_OVERHEAD + size));
+                    let mut piece = Building::new(limit, codec, buffer);
+                    piece.push(&record, timestamp)?;
+                    pieces.push(piece);
+                }
+            }
+        }
+        Ok(pieces)
     }
 
     fn push(&mut self, record: &Record<'_>, timestamp: i64) -> Result<()> {
@@ -219,8 +240,7 @@ impl Batch {
         }
         // Given back before anybody hears of it: who waits for a delivery may count on its memory.
         self.reservation = None;
-        self.result.decide(self.first + self.count, self.last, outcome);
-        if self.last {
+        if self.result.decide(self.first, self.first + self.count, self.last, outcome) {
             self.core.undone.remove(&self.result);
         }
     }
@@ -229,28 +249,28 @@ impl Batch {
     pub(super) fn split(mut self, limit: usize) -> Result<Vec<Batch>> {
         let Body::Built(built) = std::mem::replace(&mut self.body, Body::Gone) else { return Err(lost()) };
         let codec = built.codec();
-        let mut pieces: Vec<Building> = Vec::new();
-        {
+        let pieces = {
             let invalid = |source| Error::InvalidBatch { source };
             let batch = RecordBatch::parse(built.into_buffer().into()).map_err(invalid)?;
             // They came from here: no limit is needed.
-            for view in batch.records(usize::MAX).map_err(invalid)?.iter() {
-                let (record, timestamp) = (Record::from(view), view.timestamp());
-                let size = record.encoded_len_max();
-                if !pieces.last().is_some_and(|piece| piece.has_room(size)) {
-                    let buffer = Vec::with_capacity(limit.max(RECORD_BATCH_OVERHEAD + size));
-                    pieces.push(Building::new(limit, codec, buffer));
+            let records = batch.records(usize::MAX).map_err(invalid)?;
+            let mut limit = limit;
+            loop {
+                let pieces = Building::split(&records, limit, codec)?;
+                // What compression made larger may fit into one piece without it.
+                if pieces.len() > 1 {
+                    break pieces;
                 }
-                if let Some(piece) = pieces.last_mut() {
-                    piece.push(&record, timestamp)?;
-                }
+                limit /= 2;
             }
-        }
+        };
         add(&self.core.counters.splits, 1);
         let mut hearers = std::mem::take(&mut self.hearers).into_iter().peekable();
         let (mut batches, total) = (Vec::new(), pieces.len());
         let mut before = 0;
-        for (number, building) in pieces.into_iter().enumerate() {
+        for (number, mut building) in pieces.into_iter().enumerate() {
+            // What is sent now does not belong to this result.
+            building.limit = 0;
             let count = building.builder.len() as u32;
             let last = number + 1 == total;
             let mut own = Vec::new();
@@ -282,7 +302,8 @@ impl Batch {
 
 impl Drop for Batch {
     fn drop(&mut self) {
-        self.decide_now(Outcome::Failed(lost()));
+        let error = if self.core.is_killed() { closed() } else { lost() };
+        self.decide_now(Outcome::Failed(error));
     }
 }
 
@@ -309,5 +330,6 @@ impl Core {
 }
 
 fn lost() -> Error {
-    Error::Closed { what: "the producer".into() }
+    let reason = "something panicked in the producer's thread, or in a file system, meanwhile".into();
+    Error::InvalidState { action: "write a batch", reason }
 }

@@ -155,3 +155,118 @@ impl State {
 fn closed() -> Error {
     Error::Closed { what: "the producer".into() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+
+    /// Memory for tests, of 100 bytes in pieces of 10.
+    fn pool() -> (Arc<BufferPool>, Arc<ManualClock>) {
+        let clock = Arc::new(ManualClock::new(0));
+        (BufferPool::new(100, 10, Arc::clone(&clock) as _), clock)
+    }
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn line(pool: &BufferPool) -> usize {
+        pool.state.lock().line.len()
+    }
+
+    /// Waits for memory in a thread of its own; returns once it stands in line.
+    fn wait_in_line<'scope>(
+        scope: &'scope std::thread::Scope<'scope, '_>,
+        pool: &'scope Arc<BufferPool>,
+        bytes: usize,
+    ) -> std::thread::ScopedJoinHandle<'scope, Result<(Reservation, Vec<u8>)>> {
+        let before = line(pool);
+        let waiting = scope.spawn(move || pool.take(bytes, HOUR, || {}));
+        while line(pool) == before {
+            std::thread::yield_now();
+        }
+        waiting
+    }
+
+    #[test]
+    fn memory_is_counted_and_buffers_of_the_usual_size_serve_again() {
+        let (pool, _) = pool();
+        let (held, mut buffer) = pool.take(10, HOUR, || {}).unwrap();
+        assert_eq!((pool.available(), buffer.capacity()), (90, 10));
+        buffer.push(1);
+        let place = buffer.as_ptr();
+        pool.keep(buffer);
+        drop(held);
+        assert_eq!(pool.available(), 100);
+        let (_small, again) = pool.take(7, HOUR, || {}).unwrap();
+        assert_eq!(again.as_ptr(), place);
+        let (_large, other) = pool.take(50, HOUR, || {}).unwrap();
+        assert!(other.capacity() >= 50);
+        pool.keep(other);
+        assert!(pool.state.lock().spare.is_empty(), "an unusual size is not kept");
+        assert_eq!(pool.available(), 43);
+    }
+
+    #[test]
+    fn who_comes_first_is_served_first_however_little_others_want() {
+        let (pool, _) = pool();
+        let (pool, order) = (&pool, &Mutex::new(Vec::new()));
+        let first = pool.take(60, HOUR, || {}).unwrap();
+        let second = pool.take(40, HOUR, || {}).unwrap();
+        std::thread::scope(|scope| {
+            let large = wait_in_line(scope, pool, 90);
+            let small = wait_in_line(scope, pool, 5);
+            assert!(pool.is_exhausted());
+            // Enough for the small one, but it is not its turn; nor is it that of who comes now.
+            drop(second);
+            assert!(matches!(pool.take(1, Duration::ZERO, || {}), Err(Error::Timeout { .. })));
+            assert!(!small.is_finished());
+            drop(first);
+            let large = large.join().unwrap().unwrap();
+            order.lock().push("large");
+            let small = small.join().unwrap().unwrap();
+            order.lock().push("small");
+            assert_eq!(pool.available(), 5);
+            drop((large, small));
+        });
+        assert_eq!(pool.available(), 100);
+        assert!(!pool.is_exhausted());
+    }
+
+    #[test]
+    fn who_gives_up_lets_the_next_one_through() {
+        let (pool, clock) = pool();
+        let pool = &pool;
+        let held = pool.take(60, HOUR, || {}).unwrap();
+        let hurried = &std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let impatient = scope.spawn(move || {
+                pool.take(90, Duration::from_millis(20), || hurried.store(true, Ordering::SeqCst))
+            });
+            while line(pool) == 0 {
+                std::thread::yield_now();
+            }
+            let next = wait_in_line(scope, pool, 40);
+            clock.advance(Duration::from_millis(20));
+            assert!(matches!(impatient.join().unwrap(), Err(Error::Timeout { .. })));
+            assert!(hurried.load(Ordering::SeqCst));
+            next.join().unwrap().unwrap();
+        });
+        drop(held);
+        assert_eq!(pool.available(), 100);
+    }
+
+    #[test]
+    fn closing_sends_everybody_away() {
+        let (pool, _) = pool();
+        let held = pool.take(100, HOUR, || {}).unwrap();
+        std::thread::scope(|scope| {
+            let waiting = [wait_in_line(scope, &pool, 1), wait_in_line(scope, &pool, 1)];
+            pool.close();
+            for one in waiting {
+                assert!(matches!(one.join().unwrap(), Err(Error::Closed { .. })));
+            }
+        });
+        drop(held);
+        assert!(matches!(pool.take(1, HOUR, || {}), Err(Error::Closed { .. })));
+    }
+}

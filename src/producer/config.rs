@@ -77,6 +77,7 @@ pub struct ProducerConfig {
     pub(super) adaptive: bool,
     pub(super) interceptors: Vec<Arc<dyn ProducerInterceptor>>,
     pub(super) client_id: String,
+    pub(super) sync_threads: usize,
 }
 
 impl Default for ProducerConfig {
@@ -108,6 +109,7 @@ impl ProducerConfig {
             adaptive: true,
             interceptors: Vec::new(),
             client_id: String::new(),
+            sync_threads: 8,
         }
     }
 
@@ -262,6 +264,15 @@ impl ProducerConfig {
     #[must_use]
     pub fn client_id(mut self, id: impl Into<String>) -> Self {
         self.client_id = id.into();
+        self
+    }
+
+    /// How many logs are synced at once, where records of many partitions are written together and their topics want
+    /// them on disk; 8 if not set. The producer's thread does one of them, and starts a thread for each other that ends
+    /// with its sync. With 1 there is no thread but the producer's own, and the logs are synced in turn.
+    #[must_use]
+    pub fn sync_threads(mut self, threads: usize) -> Self {
+        self.sync_threads = threads.max(1);
         self
     }
 

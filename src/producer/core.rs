@@ -8,9 +8,10 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
+use super::batch::Batch;
 use super::buffer::BufferPool;
 use super::config::ProducerConfig;
-use super::delivery::{BatchResult, Outcome, Waiting};
+use super::delivery::{BatchResult, Waiting};
 use super::identity::Identity;
 use super::interceptor::ProducerInterceptor;
 use super::queue::{Memory, Outgoing, ProducerTopic};
@@ -200,16 +201,11 @@ impl Core {
         self.schedule.relax();
     }
 
-    /// Fails what waits, if it is not to be written any more. What the sender has in its hands, it fails itself.
-    pub(super) fn fail_waiting(&self) {
-        for topic in self.known_topics().values() {
-            for queue in topic.known_queues().iter() {
-                let Some(refusal) = self.refusal() else { return };
-                for batch in queue.take_all() {
-                    batch.decide(Outcome::Failed(refusal.clone()));
-                }
-            }
-        }
+    /// Takes out what waits.
+    pub(super) fn take_waiting(&self) -> Vec<Batch> {
+        let topics = self.known_topics();
+        let queues = topics.values().flat_map(|topic| Vec::clone(&topic.known_queues()));
+        queues.flat_map(|queue| queue.take_all()).collect()
     }
 
     /// Does something again for as long as that may help, at most so long as a send may block.
@@ -225,7 +221,7 @@ impl Core {
             };
             attempts += 1;
             let wait = self.backoff(attempts);
-            if self.is_closing() || self.clock.monotonic().saturating_add(wait) > deadline {
+            if self.is_closing() || self.clock.monotonic().saturating_add(wait) >= deadline {
                 let what = format!("{what} (last: {error})");
                 return Err(Error::Timeout { what, waited: self.config.max_block });
             }
@@ -268,11 +264,11 @@ impl Core {
         first
     }
 
-    /// Writes nothing any more.
+    /// Writes nothing any more, and fails what waits; what the sender has in its hands, it fails itself.
     pub(super) fn kill(&self) {
         self.begin_close(true);
         self.killed.store(true, Ordering::SeqCst);
-        self.fail_waiting();
+        drop(self.take_waiting());
         self.schedule.hurry();
     }
 }

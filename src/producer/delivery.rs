@@ -89,9 +89,11 @@ pub(super) struct BatchResult {
 
 #[derive(Debug, Default)]
 struct State {
-    /// In order, and without gaps: a batch that was split is decided piece by piece.
+    /// One, unless the batch was split: then each piece is decided by itself.
     pieces: Vec<Piece>,
-    finished: bool,
+    /// How many records are decided, and of how many, once that is known.
+    decided: u32,
+    total: Option<u32>,
     wakers: Vec<Waker>,
 }
 
@@ -140,23 +142,27 @@ impl BatchResult {
         &self.partition
     }
 
-    /// Decides the next records, up to `end`; all there are, if it is the `last` piece.
-    pub(super) fn decide(&self, end: u32, last: bool, outcome: Outcome) {
-        let wakers = {
+    /// Decides the records from `first` to `end`, which are the last of the batch if so said. Returns whether all are
+    /// decided now.
+    pub(super) fn decide(&self, first: u32, end: u32, last: bool, outcome: Outcome) -> bool {
+        let (wakers, finished) = {
             let mut state = self.state.lock();
-            let first = state.pieces.last().map_or(0, |piece| piece.end);
             state.pieces.push(Piece { first, end, outcome });
-            state.finished |= last;
+            state.decided += end - first;
+            if last {
+                state.total = Some(end);
+            }
             self.changed.notify_all();
-            std::mem::take(&mut state.wakers)
+            (std::mem::take(&mut state.wakers), state.is_finished())
         };
         wakers.into_iter().for_each(Waker::wake);
+        finished
     }
 
     /// Waits until all of it is decided.
     pub(super) fn wait_finished(&self) {
         let mut state = self.state.lock();
-        while !state.finished {
+        while !state.is_finished() {
             self.changed.wait(&mut state);
         }
     }
@@ -164,7 +170,11 @@ impl BatchResult {
 
 impl State {
     fn piece(&self, index: u32) -> Option<&Piece> {
-        self.pieces.iter().find(|piece| index < piece.end)
+        self.pieces.iter().find(|piece| (piece.first..piece.end).contains(&index))
+    }
+
+    fn is_finished(&self) -> bool {
+        self.total == Some(self.decided)
     }
 }
 

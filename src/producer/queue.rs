@@ -241,6 +241,11 @@ impl PartitionQueue {
             return Ok(Added::Moved);
         }
         let fits = batches.back().is_some_and(|last| last.has_room(outgoing.size));
+        if let (Target::Sticky(sticky), false, false) = (target, fits, batches.is_empty()) {
+            if sticky.no_room(outgoing.size, lengths(queues), || core.random()) {
+                return Ok(Added::Moved);
+            }
+        }
         if !fits {
             let Some(Memory { reservation, buffer, limit, codec }) = memory.take() else {
                 return Ok(Added::NoRoom);

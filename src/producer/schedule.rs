@@ -1,7 +1,7 @@
 //! When the sender has to look at which queue: it sleeps until then, and is woken if that changes.
 
 use std::cmp::Ordering;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashSet};
 use std::sync::Arc;
 use std::task::{Wake, Waker};
 use std::time::Duration;
@@ -61,7 +61,7 @@ impl PartialEq for Entry {
 
 impl Eq for Entry {}
 
-/// The queues to look at, and whether lingering is over for all.
+/// The queues to look at, each once, and whether lingering is over for all.
 #[derive(Debug)]
 pub(super) struct Due {
     pub(super) queues: Vec<Arc<PartitionQueue>>,
@@ -128,6 +128,10 @@ impl Schedule {
             let woken = std::mem::take(&mut state.woken);
             let late = latest.is_some_and(|latest| latest <= now);
             if woken || late || !queues.is_empty() {
+                if queues.len() > 1 {
+                    let mut seen = HashSet::new();
+                    queues.retain(|queue| seen.insert(Arc::as_ptr(queue)));
+                }
                 return Due { queues, forced: hurry || state.forced > 0 };
             }
             let first = state.entries.peek().map(|entry| entry.at);

@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::Builder;
 use std::time::Duration;
 
 use super::batch::Batch;
@@ -14,7 +16,9 @@ use super::queue::{Lane, PartitionQueue, ProducerTopic, Taken};
 use super::stats::add;
 use crate::error::{Error, ErrorClass, Result};
 use crate::format::increment_sequence;
-use crate::partition::{AppendOptions, Appended, Isolation, Listening, Partition, ProducerStamp, Unsettled};
+use crate::partition::{
+    AppendOptions, Appended, Durability, Isolation, Listening, Partition, ProducerStamp, Unsettled,
+};
 use crate::transaction::ProducerIdAndEpoch;
 use crate::types::TopicPartition;
 
@@ -31,7 +35,8 @@ pub(super) struct Sender {
 /// Batches of one partition that wait for the high watermark.
 struct Replicating {
     partition: Arc<Partition>,
-    batches: VecDeque<(Batch, Appended)>,
+    /// The first of them is in the log; what failed behind it waits for its turn to be told.
+    batches: VecDeque<(Batch, Result<Appended>)>,
     listening: Option<Listening>,
 }
 
@@ -39,7 +44,8 @@ struct Replicating {
 struct Written {
     queue: Arc<PartitionQueue>,
     partition: Arc<Partition>,
-    batch: Batch,
+    /// Unless it is decided already.
+    batch: Option<Batch>,
     unsettled: Unsettled,
 }
 
@@ -87,14 +93,22 @@ impl Sender {
         let due = core.schedule.next(&*core.clock, self.next_expiry());
         let forced = due.forced || core.pool.is_exhausted();
         self.look_at_replicas();
+        self.refuse_waiting();
         self.add_partitions(&due.queues);
         let mut written = Vec::new();
         for queue in due.queues {
             self.write_due(&queue, forced, &mut written);
         }
         self.settle(written);
-        if core.refusal().is_some() {
-            core.fail_waiting();
+        self.refuse_waiting();
+    }
+
+    /// Fails what waits, if it is not to be written any more.
+    fn refuse_waiting(&mut self) {
+        if let Some(refusal) = self.core.refusal() {
+            for batch in self.core.take_waiting() {
+                self.decide(batch, Err(refusal.clone()));
+            }
         }
     }
 
@@ -118,26 +132,34 @@ impl Sender {
         let mut bytes = 0;
         while bytes < ROUND_BYTES {
             let now = core.clock.monotonic();
-            let mut batch = match queue.take_due(&core, now, forced) {
+            let taken = match queue.take_due(&core, now, forced) {
                 Taken::Nothing => return,
                 Taken::Later(at) => return core.schedule.add_later(queue, at),
-                Taken::Expired(batch) => {
-                    self.expire(batch);
-                    continue;
-                }
-                Taken::Due(batch) => batch,
-            };
-            match self.write(queue, &mut batch) {
-                Ok((partition, unsettled)) => {
-                    bytes += batch.len();
-                    written.push(Written { queue: Arc::clone(queue), partition, batch, unsettled });
-                }
-                Err(error) => {
-                    if matches!(error, Error::Io { .. }) {
-                        batch.doubt = batch.stamp();
+                Taken::Expired(batch) => Err((batch, None)),
+                Taken::Due(mut batch) => {
+                    match self.write(queue, &mut batch, written.last().filter(|_| bytes > 0)) {
+                        Ok((partition, unsettled)) => Ok((batch, partition, unsettled)),
+                        Err(error) => {
+                            if matches!(error, Error::Io { .. }) {
+                                batch.doubt = batch.stamp();
+                            }
+                            Err((batch, Some(error)))
+                        }
                     }
-                    if self.fail(queue, batch, error) == Next::Wait {
-                        return;
+                }
+            };
+            match taken {
+                Ok((batch, partition, unsettled)) => {
+                    bytes += batch.len();
+                    let (queue, batch) = (Arc::clone(queue), Some(batch));
+                    written.push(Written { queue, partition, batch, unsettled });
+                }
+                // Not before those in front of it are decided: it has another chance then.
+                Err((batch, _)) if bytes > 0 => return queue.put_back(&core, vec![batch], Duration::ZERO),
+                Err((batch, None)) => self.expire(batch),
+                Err((batch, Some(error))) => {
+                    if let Some((batches, at)) = self.fail(batch, error) {
+                        return queue.put_back(&core, batches, at);
                     }
                 }
             }
@@ -145,8 +167,14 @@ impl Sender {
         core.schedule.add_later(queue, Duration::ZERO);
     }
 
-    /// Writes a batch, if need be after finding or opening its log again.
-    fn write(&self, queue: &Arc<PartitionQueue>, batch: &mut Batch) -> Result<(Arc<Partition>, Unsettled)> {
+    /// Writes a batch behind another, if need be after finding or opening its log again; but not if that would cut
+    /// away the other one, which is not settled.
+    fn write(
+        &self,
+        queue: &Arc<PartitionQueue>,
+        batch: &mut Batch,
+        after: Option<&Written>,
+    ) -> Result<(Arc<Partition>, Unsettled)> {
         let core = &*self.core;
         batch.attempts += 1;
         if batch.attempts > 1 {
@@ -154,12 +182,12 @@ impl Sender {
         }
         self.add_to_transaction(std::iter::once(queue.id()))?;
         let topic = core.topic(queue.id().topic.as_str())?;
-        match self.write_to(queue, &topic, batch) {
-            Err(Error::Closed { .. }) => topic.look_up(core, queue)?,
-            Err(Error::Poisoned { .. }) => topic.partition(queue)?.reopen()?,
+        match self.write_to(queue, &topic, batch, after) {
+            Err(Error::Closed { .. }) if after.is_none() => topic.look_up(core, queue)?,
+            Err(Error::Poisoned { .. }) if after.is_none() => topic.partition(queue)?.reopen()?,
             result => return result,
         }
-        self.write_to(queue, &topic, batch)
+        self.write_to(queue, &topic, batch, after)
     }
 
     fn write_to(
@@ -167,11 +195,13 @@ impl Sender {
         queue: &PartitionQueue,
         topic: &ProducerTopic,
         batch: &mut Batch,
+        after: Option<&Written>,
     ) -> Result<(Arc<Partition>, Unsettled)> {
         let partition = topic.partition(queue)?;
         let stamp = self.stamp(queue, batch);
         let count = batch.count();
-        let unsettled = partition.write_built(batch.built(stamp)?, AppendOptions::new())?;
+        let after = after.map(|after| &after.unsettled);
+        let unsettled = partition.write_built(batch.built(stamp)?, AppendOptions::new(), after)?;
         if let Some(stamp) = stamp {
             queue.lane.lock().next_sequence = increment_sequence(stamp.base_sequence, count as i32);
         }
@@ -196,25 +226,52 @@ impl Sender {
         Some(ProducerStamp { id, epoch, base_sequence, transactional })
     }
 
-    /// Waits for the disk, for all that was written.
-    fn settle(&mut self, written: Vec<Written>) {
-        let mut failed = Vec::new();
-        for Written { queue, partition, batch, unsettled } in written {
-            let size = batch.len() as u64;
-            let early = (self.core.config.acks == Acks::None).then(|| unsettled.appended());
-            if let Some(appended) = early {
-                self.appended(&partition, batch, appended, size);
-                // Nobody waits for it; the next append says what is wrong.
-                let _ = partition.settle(unsettled);
-                continue;
+    /// Has the logs that were written to synced side by side: a disk has many in hardly more time than one. What fails
+    /// is found out when each is settled.
+    fn sync_together(&self, written: &[Written]) {
+        let synced = |log: &&Arc<Partition>| log.config().durability == Durability::Synced;
+        let logs: BTreeMap<_, _> = written.iter().map(|one| (one.partition.id(), &one.partition)).collect();
+        let logs: Vec<_> = logs.into_values().filter(synced).collect();
+        let threads = self.core.config.sync_threads.min(logs.len());
+        if threads < 2 {
+            return;
+        }
+        let next = AtomicUsize::new(0);
+        let work = || {
+            while let Some(log) = logs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let _ = catch_unwind(AssertUnwindSafe(|| log.flush()));
             }
-            match partition.settle(unsettled) {
-                Ok(appended) => self.appended(&partition, batch, appended, size),
-                Err(error) => failed.push((queue, batch, error)),
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..threads {
+                // With fewer threads than asked for it takes longer.
+                let name = "annals-producer-sync".to_string();
+                let _ = Builder::new().name(name).spawn_scoped(scope, work);
+            }
+            work();
+        });
+    }
+
+    /// Waits for the disk, for all that was written.
+    fn settle(&mut self, mut written: Vec<Written>) {
+        if self.core.config.acks == Acks::None {
+            for one in &mut written {
+                if let Some(batch) = one.batch.take() {
+                    self.appended(&one.partition, batch, one.unsettled.appended());
+                }
             }
         }
-        // From the last one on, so that they come to stand in their order again.
-        for (queue, mut batch, error) in failed.into_iter().rev() {
+        self.sync_together(&written);
+        let mut failed = Vec::new();
+        for Written { queue, partition, batch, unsettled } in written {
+            match (partition.settle(unsettled), batch) {
+                (Ok(appended), Some(batch)) => self.appended(&partition, batch, appended),
+                (Err(error), Some(batch)) => failed.push((queue, batch, error)),
+                // Nobody waits for it; the next append hears what is wrong.
+                (_, None) => {}
+            }
+        }
+        for (queue, batch, _) in failed.iter_mut().rev() {
             batch.doubt = batch.stamp();
             if let Some(stamp) = batch.doubt {
                 let mut lane = queue.lane.lock();
@@ -222,25 +279,58 @@ impl Sender {
                     lane.next_sequence = stamp.base_sequence;
                 }
             }
-            self.fail(&queue, batch, error);
+        }
+        self.fail_all(failed);
+    }
+
+    /// Batches failed that were written: by partition, and in their order.
+    fn fail_all(&mut self, failed: Vec<(Arc<PartitionQueue>, Batch, Error)>) {
+        let core = Arc::clone(&self.core);
+        let mut back: Option<(Arc<PartitionQueue>, Vec<Batch>, Duration)> = None;
+        for (queue, mut batch, error) in failed {
+            if let Some((_, batches, _)) = back.as_mut().filter(|(before, ..)| Arc::ptr_eq(before, &queue)) {
+                // Not before those in front of it are decided.
+                batch.failure = Some(error);
+                batches.push(batch);
+                continue;
+            }
+            if let Some((queue, batches, at)) = back.take() {
+                queue.put_back(&core, batches, at);
+            }
+            if let Some((batch, at)) = self.fail(batch, error) {
+                back = Some((queue, batch, at));
+            }
+        }
+        if let Some((queue, batches, at)) = back {
+            queue.put_back(&core, batches, at);
         }
     }
 
     /// A batch is in the log.
-    fn appended(&mut self, partition: &Arc<Partition>, batch: Batch, appended: Appended, size: u64) {
+    fn appended(&mut self, partition: &Arc<Partition>, batch: Batch, appended: Appended) {
         add(&self.core.counters.batches, 1);
-        add(&self.core.counters.bytes, size);
-        let waits = self.core.config.acks == Acks::All
-            && (partition.high_watermark() <= appended.last_offset
-                || self.replicating.contains_key(partition.id()));
-        if !waits {
-            return batch.decide(placed(appended));
+        add(&self.core.counters.bytes, batch.len() as u64);
+        let all = self.core.config.acks == Acks::All;
+        if all && partition.high_watermark() <= appended.last_offset {
+            let new = || Replicating {
+                partition: Arc::clone(partition),
+                batches: VecDeque::new(),
+                listening: None,
+            };
+            self.replicating.entry(partition.id().clone()).or_insert_with(new);
         }
-        let new =
-            || Replicating { partition: Arc::clone(partition), batches: VecDeque::new(), listening: None };
-        let replicating = self.replicating.entry(partition.id().clone()).or_insert_with(new);
-        replicating.batches.push_back((batch, appended));
-        self.look_at_replicas();
+        self.decide(batch, Ok(appended));
+    }
+
+    /// It is clear what became of a batch, but maybe not of those of its partition that came before it.
+    fn decide(&mut self, batch: Batch, fate: Result<Appended>) {
+        match self.replicating.get_mut(batch.result().partition()) {
+            Some(replicating) => {
+                replicating.batches.push_back((batch, fate));
+                self.look_at_replicas();
+            }
+            None => batch.decide(outcome(fate)),
+        }
     }
 
     /// Decides batches that all replicas have by now, or have not in time.
@@ -248,32 +338,27 @@ impl Sender {
         let core = &*self.core;
         let waker = core.schedule.waker();
         self.replicating.retain(|_, replicating| {
-            while let Some((batch, appended)) = replicating.batches.front() {
+            while let Some((batch, fate)) = replicating.batches.front() {
                 let partition = &replicating.partition;
-                let expires = batch.created.saturating_add(core.config.delivery_timeout);
-                let (high_watermark, last_offset) = (partition.high_watermark(), appended.last_offset);
-                let outcome = if high_watermark > last_offset {
-                    placed(*appended)
-                } else if let Err(error @ Error::Closed { .. }) = partition.check() {
-                    Outcome::Failed(core.batch_failed(error, false))
-                } else if core.is_hasty() || expires <= core.clock.monotonic() {
-                    let wanted = partition.config().min_insync_replicas;
-                    let reason = format!(
-                        "min.insync.replicas={wanted}, and the high watermark is {high_watermark}, not above {last_offset}"
-                    );
-                    let error = Error::NotEnoughReplicas { partition: partition.id().to_string(), reason };
-                    Outcome::Failed(core.batch_failed(error, false))
-                } else {
-                    replicating.listening =
-                        partition.listen(last_offset, Isolation::ReadUncommitted, &waker);
-                    if replicating.listening.is_some() {
-                        return true;
+                let fate = match fate {
+                    Ok(appended) if partition.high_watermark() <= appended.last_offset => {
+                        match not_replicated(core, partition, batch, appended) {
+                            Some(error) => Err(core.batch_failed(error, false)),
+                            None => {
+                                let (offset, isolation) = (appended.last_offset, Isolation::ReadUncommitted);
+                                replicating.listening = partition.listen(offset, isolation, &waker);
+                                if replicating.listening.is_some() {
+                                    return true;
+                                }
+                                // It moved, or was closed, this moment.
+                                continue;
+                            }
+                        }
                     }
-                    // It moved, or was closed, this moment.
-                    continue;
+                    fate => fate.clone(),
                 };
                 if let Some((batch, _)) = replicating.batches.pop_front() {
-                    batch.decide(outcome);
+                    batch.decide(outcome(fate));
                 }
             }
             false
@@ -286,37 +371,37 @@ impl Sender {
         firsts.map(|(batch, _)| batch.created.saturating_add(self.core.config.delivery_timeout)).min()
     }
 
-    /// An attempt failed: the batch is taken apart, comes again later, or has failed for good.
-    fn fail(&mut self, queue: &Arc<PartitionQueue>, mut batch: Batch, error: Error) -> Next {
+    /// An attempt failed: the batch comes again later, maybe in pieces, or has failed for good. Returns what comes
+    /// again, and when.
+    fn fail(&mut self, mut batch: Batch, error: Error) -> Option<(Vec<Batch>, Duration)> {
         let core = Arc::clone(&self.core);
+        add(&core.counters.attempts_failed, 1);
         let now = core.clock.monotonic();
         if let Error::TooLarge { what: "a batch", limit, .. } = &error {
             if batch.count() > 1 {
-                match batch.split(*limit as usize) {
-                    Ok(pieces) => queue.put_back(&core, pieces, Duration::ZERO),
-                    Err(error) => drop(core.batch_failed(error, true)),
-                }
-                return Next::Go;
+                let pieces = batch.split(*limit as usize);
+                return pieces
+                    .map_err(|error| core.batch_failed(error, true))
+                    .ok()
+                    .map(|pieces| (pieces, now));
             }
         }
         let expires = batch.created.saturating_add(core.config.delivery_timeout);
         let again = error.class() == ErrorClass::Retriable
             && batch.attempts <= core.config.retries
             && !core.is_hasty();
-        if again && now < expires {
-            batch.not_before = now.saturating_add(core.backoff(batch.attempts));
-            batch.failure = Some(error);
-            let at = batch.not_before.min(expires);
-            queue.put_back(&core, vec![batch], at);
-            return Next::Wait;
-        }
-        if again {
-            batch.failure = Some(error);
-            self.expire(batch);
-        } else {
+        if !again {
             self.give_up(batch, error);
+            return None;
         }
-        Next::Go
+        batch.failure = Some(error);
+        if now >= expires {
+            self.expire(batch);
+            return None;
+        }
+        batch.not_before = now.saturating_add(core.backoff(batch.attempts));
+        let at = batch.not_before.min(expires);
+        Some((vec![batch], at))
     }
 
     /// The time of a batch is over.
@@ -333,7 +418,7 @@ impl Sender {
     fn give_up(&mut self, batch: Batch, error: Error) {
         let doubt = batch.doubt.is_some() || matches!(error, Error::OutOfOrderSequence { .. });
         let error = self.core.batch_failed(error, doubt);
-        batch.decide(Outcome::Failed(error));
+        self.decide(batch, Err(error));
     }
 }
 
@@ -342,13 +427,25 @@ fn owner(stamp: &ProducerStamp) -> ProducerIdAndEpoch {
     ProducerIdAndEpoch { id: stamp.id, epoch: stamp.epoch }
 }
 
-/// Whether the queue of a batch that failed goes on with the next one.
-#[derive(PartialEq, Eq)]
-enum Next {
-    Go,
-    Wait,
+fn outcome(fate: Result<Appended>) -> Outcome {
+    match fate {
+        Ok(Appended { base_offset, append_time, .. }) => Outcome::Appended { base_offset, append_time },
+        Err(error) => Outcome::Failed(error),
+    }
 }
 
-fn placed(appended: Appended) -> Outcome {
-    Outcome::Appended { base_offset: appended.base_offset, append_time: appended.append_time }
+/// Why nobody waits any longer for the replicas of a batch, if nobody does.
+fn not_replicated(core: &Core, partition: &Partition, batch: &Batch, appended: &Appended) -> Option<Error> {
+    if let Err(error @ Error::Closed { .. }) = partition.check() {
+        return Some(error);
+    }
+    let expires = batch.created.saturating_add(core.config.delivery_timeout);
+    if !core.is_hasty() && core.clock.monotonic() < expires {
+        return None;
+    }
+    let (wanted, high_watermark) = (partition.config().min_insync_replicas, partition.high_watermark());
+    let last = appended.last_offset;
+    let reason =
+        format!("min.insync.replicas={wanted}, and its high watermark is {high_watermark}, not above {last}");
+    Some(Error::NotEnoughReplicas { partition: partition.id().to_string(), reason })
 }

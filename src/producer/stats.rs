@@ -16,6 +16,8 @@ pub struct ProducerStats {
     pub batches: u64,
     /// Their bytes, after compression.
     pub bytes: u64,
+    /// Attempts to write a batch that failed.
+    pub attempts_failed: u64,
     /// Attempts to write a batch that came after another.
     pub retries: u64,
     /// Batches that were split because they were too large for their topic.
@@ -35,6 +37,7 @@ pub(super) struct Counters {
     pub(super) failed: AtomicU64,
     pub(super) batches: AtomicU64,
     pub(super) bytes: AtomicU64,
+    pub(super) attempts_failed: AtomicU64,
     pub(super) retries: AtomicU64,
     pub(super) splits: AtomicU64,
     pub(super) panics: AtomicU64,
@@ -49,6 +52,7 @@ impl Counters {
             records_failed: read(&self.failed),
             batches: read(&self.batches),
             bytes: read(&self.bytes),
+            attempts_failed: read(&self.attempts_failed),
             retries: read(&self.retries),
             splits: read(&self.splits),
             panics: read(&self.panics),

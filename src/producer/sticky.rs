@@ -9,7 +9,8 @@ const NONE: u32 = u32::MAX;
 /// The partition of one topic that is stayed on.
 ///
 /// It moves on only once the batch that it filled is complete, so that none is left half full behind: from `bytes` on
-/// if it is, from twice as many on in any case.
+/// if it is, from twice as many on in any case. (Kafka's begins another batch where it is for the record that the
+/// last one had no room for, and leaves that one half full instead.)
 #[derive(Debug)]
 pub(super) struct Sticky {
     bytes: u32,
@@ -66,6 +67,23 @@ impl Sticky {
         self.state.store(next, Ordering::Relaxed);
     }
 
+    /// Says that the last batch of the current partition, whose queue is locked, has no room for so many bytes. Returns
+    /// whether it has moved on for that.
+    pub(super) fn no_room(
+        &self,
+        bytes: usize,
+        lengths: impl ExactSizeIterator<Item = u32> + Clone,
+        random: impl FnOnce() -> u64,
+    ) -> bool {
+        let (_, produced) = unpack(self.state.load(Ordering::Relaxed));
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let enough = produced > 0 && produced.saturating_add(bytes) >= self.bytes;
+        if enough {
+            self.state.store(pack(self.choose(lengths, random()), 0), Ordering::Relaxed);
+        }
+        enough
+    }
+
     /// Chooses with the weight `longest queue + 1 - own queue` each, or all alike.
     fn choose(&self, lengths: impl ExactSizeIterator<Item = u32> + Clone, random: u64) -> u32 {
         let longest = if self.adaptive { lengths.clone().max().unwrap_or(0) } else { 0 };
@@ -92,4 +110,112 @@ fn pack(partition: u32, bytes: u32) -> u64 {
 
 fn unpack(state: u64) -> (u32, u32) {
     ((state >> 32) as u32, state as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// `share` of all that chance can be, in parts of 1000.
+    fn share(of_1000: u64) -> u64 {
+        ((u128::from(of_1000) << 64) / 1000) as u64
+    }
+
+    fn of(lengths: &[u32]) -> impl ExactSizeIterator<Item = u32> + Clone + '_ {
+        lengths.iter().copied()
+    }
+
+    #[test]
+    fn the_weight_of_a_partition_is_what_its_queue_lacks_to_the_longest_and_one() {
+        let sticky = Sticky::new(1000, true);
+        // As in KIP-794: queues of 0, 3 and 1 give the weights 4, 1 and 3, in running sums 4, 5 and 8.
+        for (of_1000, partition) in [(0, 0), (499, 0), (501, 1), (624, 1), (626, 2), (999, 2)] {
+            assert_eq!(sticky.choose(of(&[0, 3, 1]), share(of_1000)), partition, "{of_1000}");
+        }
+        assert_eq!(sticky.choose(of(&[0, 3, 1]), u64::MAX), 2);
+        let mut hits = [0_u32; 3];
+        (0..8000)
+            .for_each(|step| hits[sticky.choose(of(&[0, 3, 1]), step * (u64::MAX / 8000)) as usize] += 1);
+        assert!(
+            hits.iter().zip([4000_u32, 1000, 3000]).all(|(hits, expected)| expected.abs_diff(*hits) <= 1),
+            "{hits:?}"
+        );
+    }
+
+    #[test]
+    fn equal_queues_and_no_adaptation_weigh_alike() {
+        for (adaptive, lengths) in [(true, [7, 7, 7, 7]), (false, [0, 9, 0, 3])] {
+            let sticky = Sticky::new(1000, adaptive);
+            for (of_1000, partition) in [(0, 0), (249, 0), (251, 1), (501, 2), (751, 3), (999, 3)] {
+                assert_eq!(sticky.choose(of(&lengths), share(of_1000)), partition, "{of_1000}");
+            }
+        }
+    }
+
+    /// A sticky partitioner that chooses the partitions in turn, and what it is told of.
+    struct Turns {
+        sticky: Sticky,
+        turn: Cell<u64>,
+    }
+
+    impl Turns {
+        fn new(bytes: usize) -> Self {
+            Turns { sticky: Sticky::new(bytes, true), turn: Cell::new(0) }
+        }
+
+        fn next(&self) -> u64 {
+            let turn = self.turn.get();
+            self.turn.set((turn + 250) % 1000);
+            share(turn) + 1
+        }
+
+        fn current(&self) -> u32 {
+            self.sticky.current(of(&[0; 4]), || self.next())
+        }
+
+        fn append(&self, bytes: usize, complete: bool) {
+            self.sticky.appended(bytes, complete, of(&[0; 4]), || self.next());
+        }
+    }
+
+    #[test]
+    fn it_moves_on_with_a_complete_batch_and_enough_bytes_or_with_twice_as_many() {
+        let turns = Turns::new(1000);
+        assert_eq!(turns.current(), 0);
+        turns.append(999, true);
+        assert_eq!(turns.current(), 0, "not enough");
+        turns.append(1, false);
+        assert_eq!(turns.current(), 0, "enough, but the batch is not complete");
+        turns.append(1, true);
+        assert_eq!(turns.current(), 1);
+        turns.append(1999, false);
+        assert_eq!(turns.current(), 1);
+        turns.append(1, false);
+        assert_eq!(turns.current(), 2, "twice as many");
+        turns.append(usize::MAX, false);
+        assert_eq!(turns.current(), 3);
+        assert!(turns.sticky.is_current(3) && !turns.sticky.is_current(2));
+    }
+
+    #[test]
+    fn it_moves_on_with_the_record_that_would_begin_another_batch() {
+        let turns = Turns::new(1000);
+        let no_room = |bytes| turns.sticky.no_room(bytes, of(&[0; 4]), || turns.next());
+        assert_eq!(turns.current(), 0);
+        assert!(!no_room(5000), "nothing went there yet");
+        turns.append(900, false);
+        assert!(!no_room(99), "it is not this partition's bytes that filled the batch");
+        assert!(no_room(100));
+        assert_eq!(turns.current(), 1);
+    }
+
+    #[test]
+    fn it_leaves_a_partition_that_is_gone() {
+        let sticky = Sticky::new(1000, true);
+        assert_eq!(sticky.current(of(&[0; 4]), || u64::MAX), 3);
+        assert_eq!(sticky.current(of(&[0; 2]), || 0), 0);
+        assert_eq!(sticky.current(of(&[]), || u64::MAX), 0, "there is none to choose");
+    }
 }

@@ -38,12 +38,20 @@ pub(super) struct Transactions {
 #[derive(Debug)]
 struct State {
     phase: Phase,
-    /// Whether the coordinator knows of the transaction, or may.
-    started: bool,
+    /// Whether the coordinator may know of the transaction, and whether it does.
+    asked: bool,
+    known: bool,
     /// The partitions that the coordinator knows to be part of it.
     partitions: HashSet<TopicPartition>,
     /// Nobody knows whether some batch is in the log: the next transaction needs another epoch.
     bump: bool,
+}
+
+impl State {
+    /// No transaction, and nothing left of the last one.
+    fn new() -> Self {
+        State { phase: Phase::Ready, asked: false, known: false, partitions: HashSet::new(), bump: false }
+    }
 }
 
 /// Where the producer is with its transactions.
@@ -75,8 +83,7 @@ impl Phase {
 
 impl Transactions {
     pub(super) fn new(coordinator: Arc<TransactionCoordinator>, id: String) -> Self {
-        let state = State { phase: Phase::Ready, started: false, partitions: HashSet::new(), bump: false };
-        let (open, state) = (AtomicBool::new(false), Mutex::new(state));
+        let (open, state) = (AtomicBool::new(false), Mutex::new(State::new()));
         Transactions { coordinator, id, calls: Mutex::default(), open, state }
     }
 
@@ -115,12 +122,14 @@ impl Transactions {
         let new: Vec<TopicPartition> = {
             let mut state = self.state.lock();
             let new: Vec<_> = partitions.filter(|id| !state.partitions.contains(*id)).cloned().collect();
-            state.started |= !new.is_empty();
+            state.asked |= !new.is_empty();
             new
         };
         if !new.is_empty() {
             self.coordinator.add_partitions(&self.id, producer, &new)?;
-            self.state.lock().partitions.extend(new);
+            let mut state = self.state.lock();
+            state.partitions.extend(new);
+            state.known = true;
         }
         Ok(())
     }
@@ -206,9 +215,10 @@ impl Transactions {
             return Ok(());
         }
         let producer = core.producer()?;
-        self.state.lock().started = true;
+        self.state.lock().asked = true;
         let sent = core.persist("sending offsets to the transaction", || {
             self.coordinator.add_offsets(&self.id, producer, &member.group)?;
+            self.state.lock().known = true;
             let groups = self.coordinator.groups()?;
             groups.commit_in_transaction(member, producer.id, producer.epoch, offsets)
         });
@@ -254,7 +264,7 @@ impl Transactions {
             self.open.store(false, Ordering::SeqCst);
             state.phase = Phase::Aborting;
         }
-        core.fail_waiting();
+        // The sender fails what waits.
         core.flush();
         if let Phase::Fatal(error) = &self.state.lock().phase {
             return Err(error.clone());
@@ -265,25 +275,29 @@ impl Transactions {
     /// Has the coordinator end the transaction, and is ready for the next one.
     fn end(&self, core: &Core, commit: bool) -> Result<()> {
         let producer = core.producer()?;
-        let (started, bump) = {
+        let (asked, known, bump) = {
             let state = self.state.lock();
-            (state.started, state.bump)
+            (state.asked, state.known, state.bump)
         };
         let action = if commit { "committing the transaction" } else { "aborting the transaction" };
-        let ended = core.persist(action, || match (started, bump) {
+        let ended = core.persist(action, || match (asked, bump) {
             // The coordinator aborts what is open before.
             (_, true) => self.coordinator.bump_epoch(&self.id, producer).map(Some),
             (true, false) => self.coordinator.end(&self.id, producer, commit).map(|()| None),
             (false, false) => Ok(None),
         });
+        let ended = match ended {
+            // It was asked, and then did not even begin one.
+            Err(Error::TransactionState { .. }) if !commit && !known => Ok(None),
+            ended => ended,
+        };
         let mut state = self.state.lock();
         match ended {
             Ok(next) => {
                 if let (Some(next), Some(identity)) = (next, &core.identity) {
                     identity.set(next);
                 }
-                *state =
-                    State { phase: Phase::Ready, started: false, partitions: HashSet::new(), bump: false };
+                *state = State::new();
                 Ok(())
             }
             Err(error) if error.class() == ErrorClass::Retriable => Err(error),
@@ -297,16 +311,16 @@ impl Transactions {
 
     /// What the end of the producer means for an open transaction. A commit under way is left to come to its end.
     pub(super) fn abort_at_end(&self, identity: Option<&Identity>) {
-        let started = {
+        let asked = {
             let mut state = self.state.lock();
             let open = matches!(state.phase, Phase::InTransaction | Phase::Abortable(_) | Phase::Aborting);
             self.open.store(false, Ordering::SeqCst);
             if open {
                 state.phase = Phase::Aborting;
             }
-            open && state.started
+            open && state.asked
         };
-        if let Some(identity) = identity.filter(|_| started) {
+        if let Some(identity) = identity.filter(|_| asked) {
             // If that fails, its timeout ends it, or the next producer of the id.
             let _ = self.coordinator.end(&self.id, identity.now(), false);
         }
