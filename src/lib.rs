@@ -25,7 +25,9 @@
 //! | open a directory, make and find topics | [`Store`], [`StoreOptions`], [`TopicConfig`] |
 //! | append | [`Topic::append`], [`Partition::append`], [`Partition::append_batch`], [`Partition::append_encoded`] |
 //! | read | [`Partition::read_from`], [`Partition::fetch`], [`Partition::wait_for`] |
+//! | read on where a group left off, and share topics | [`Store::consumer`], [`Consumer`] |
 //! | append without duplicates, or in transactions | [`AppendOptions`], [`Partition::end_transaction`], [`Isolation`] |
+//! | share records out among any number of consumers, or deliver by priority | [`mod@share`] |
 //! | delete what is old, keep the last value of each key | [`Store::maintain`], [`Partition::delete_records`], [`Partition::compact`] |
 //! | follow another log | [`Partition::append_as_follower`], [`Partition::truncate_to`], [`Partition::set_high_watermark`] |
 //! | find by time | [`Partition::offset_for_timestamp`] |

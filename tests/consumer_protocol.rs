@@ -13,7 +13,7 @@ use annals::format::codec::{
     write_compact_nullable_bytes, write_compact_nullable_string, write_compact_string, write_nullable_array,
     write_nullable_bytes, write_nullable_string, write_string, write_tagged_fields,
 };
-use annals::format::consumer_protocol::{Assignment, Subscription};
+use annals::format::consumer_protocol::{Assignment, StickyUserData, Subscription};
 use annals::{FormatError, TopicName, TopicPartition, Uuid};
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -315,9 +315,19 @@ proptest! {
     }
 
     #[test]
+    fn user_data_comes_back(partitions in any_partitions(), generation: i32) {
+        let data = StickyUserData { partitions, generation };
+        let bytes = data.encode().unwrap();
+        prop_assert_eq!(StickyUserData::decode(&bytes).unwrap(), data.clone());
+        let version_0 = StickyUserData::decode(&bytes[..bytes.len() - 4]).unwrap();
+        prop_assert_eq!(version_0, StickyUserData { generation: -1, ..data });
+    }
+
+    #[test]
     fn no_bytes_make_a_reader_panic(noise in vec(any::<u8>(), 0..200), at in 0..50usize, byte: u8) {
         let _ = Subscription::decode(&noise);
         let _ = Assignment::decode(&noise);
+        let _ = StickyUserData::decode(&noise);
         for (_, bytes, _) in kafka_subscriptions() {
             let mut changed = bytes.to_vec();
             if let Some(place) = changed.get_mut(at) {

@@ -654,3 +654,27 @@ fn maintenance_looks_after_the_groups() {
     assert_eq!(fixture.state("g"), GroupState::Empty);
     assert_eq!(fixture.alive(&members), [false]);
 }
+
+#[test]
+fn a_group_of_thousands() {
+    const MEMBERS: usize = 3_000;
+    let fixture = start();
+    let groups = &fixture.groups;
+    let first = stable(groups, "g", 1);
+    let mut waiting: Vec<_> = (1..MEMBERS).map(|_| groups.join(request("g"))).collect();
+    waiting.push(groups.join(again(&first[0])));
+    let joined: Vec<_> = waiting.into_iter().map(|reply| now(reply).unwrap()).collect();
+    let followers: Vec<_> = joined.iter().map(|joined| member("g", joined)).collect();
+    let syncing: Vec<_> = followers.iter().take(MEMBERS - 1).map(|member| follow(groups, member)).collect();
+    assert_eq!(joined[MEMBERS - 1].members.len(), MEMBERS);
+    now(lead(groups, "g", &joined[MEMBERS - 1])).unwrap();
+    for (member, reply) in followers.iter().zip(syncing) {
+        assert_eq!(now(reply).unwrap().assignment, own(&member.member_id));
+    }
+    let many: Vec<_> = (0..50_000).map(|number| at(&format!("t-{number}"), 1)).collect();
+    groups.commit(&followers[0], &many).unwrap();
+    let store = fixture.machine.cut_off().open();
+    let later = store.groups().unwrap();
+    assert_eq!(later.describe("g").unwrap().generation, 2);
+    assert_eq!(committed(&later, "g").len(), 50_000);
+}

@@ -10,16 +10,21 @@
 
 #[path = "common/crashes.rs"]
 mod crashes;
+#[path = "common/hooked.rs"]
+mod hooked;
 #[path = "common/logs.rs"]
 mod logs;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use annals::format::{
-    DeliveryState, EndTransactionMarker, ShareRecordKey, ShareSnapshot, ShareUpdate, coordinator_partition,
+    DeliveryState, EndTransactionMarker, ShareRecordKey, ShareSnapshot, ShareStateKey, ShareUpdate,
+    coordinator_partition,
 };
 use annals::fs::{Call, Crash, Fault, When};
 use annals::share::{
@@ -30,6 +35,7 @@ use annals::{
     TopicPartition,
 };
 use crashes::at_every_call;
+use hooked::Hooked;
 use logs::{Machine, append, file};
 use proptest::prelude::*;
 
@@ -37,6 +43,7 @@ const NOW: Duration = Duration::ZERO;
 const LONG: Duration = Duration::from_secs(3600);
 const STATE: &str = "__share_group_state";
 const ENOSPC: i32 = 28;
+const EIO: Fault = Fault::Error(5);
 
 fn config() -> ShareConfig {
     ShareConfig::new().group("workers").offset_reset(ShareOffsetReset::Earliest)
@@ -234,6 +241,19 @@ fn a_lock_that_runs_out_gives_the_record_to_another_and_the_late_one_hears_of_it
 }
 
 #[test]
+fn a_lock_that_runs_out_wakes_one_that_waits() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    fill(&store.create_topic("t", TopicConfig::new()).unwrap().partition(0).unwrap(), 1);
+    let settings = || explicit().lock_duration(Duration::from_millis(30));
+    let mut stuck = consumer(&store, settings());
+    let held = stuck.poll(LONG).unwrap();
+    let mut other = consumer(&store, settings());
+    assert_eq!(counts(&other.poll(LONG).unwrap()), [(0, 2)]);
+    drop((held, stuck));
+}
+
+#[test]
 fn accepted_released_and_rejected_and_what_implicit_mode_does_not_take() {
     let (_, store, _log) = machine(3);
     let mut worker = consumer(&store, explicit());
@@ -271,6 +291,39 @@ fn a_record_that_fails_too_often_is_given_up() {
 }
 
 #[test]
+fn a_record_that_brings_the_process_down_is_given_up_if_deliveries_are_counted_first() {
+    for durable in [false, true] {
+        let (mut machine, store, log) = machine(2);
+        let settings =
+            || explicit().max_poll_records(1).delivery_count_limit(3).durable_delivery_count(durable);
+        drop((store, log));
+        for delivery in 1..=5 {
+            let (store, _log) = machine.restart();
+            let mut worker = consumer(&store, settings());
+            let polled = poll(&mut worker);
+            let expected = match (durable, delivery) {
+                (false, _) => (0, 1),
+                (true, ..=3) => (0, delivery),
+                // Given up. Now the other one takes its turn.
+                (true, _) => (1, delivery - 3),
+            };
+            assert_eq!(counts(&polled), [expected], "delivery {delivery}");
+            // The power goes while it has the record.
+            machine = machine.cut_off();
+        }
+    }
+}
+
+#[test]
+fn a_delivery_that_cannot_be_counted_is_not_made() {
+    let (machine, store, _log) = machine(2);
+    let mut worker = consumer(&store, explicit().durable_delivery_count(true));
+    machine.disk.fail(When::next().of(&[Call::Write]).under("__share_group_state-0"), Fault::Error(ENOSPC));
+    assert!(matches!(worker.poll(NOW), Err(Error::StorageFull { .. })));
+    assert_eq!(counts(&poll(&mut worker)), [(0, 1), (1, 1)]);
+}
+
+#[test]
 fn a_restart_delivers_what_is_not_finished_with_its_count_and_nothing_else() {
     let (machine, store, log) = machine(10);
     let mut worker = consumer(&store, explicit());
@@ -301,9 +354,7 @@ fn a_group_begins_where_it_says_and_a_restart_does_not_move_it() {
     let (machine, store, log) = machine(5);
     machine.clock.advance(Duration::from_secs(100));
     fill(&log, 5);
-    let latest = store.share_consumer(ShareConfig::new().group("latest")).unwrap();
-    let mut latest = latest;
-    latest.subscribe(["t"]).unwrap();
+    let mut latest = consumer(&store, ShareConfig::new().group("latest"));
     assert!(poll(&mut latest).is_empty(), "it begins at the end");
     let reset = ShareOffsetReset::ByDuration(Duration::from_secs(50));
     let mut recent = consumer(&store, ShareConfig::new().group("recent").offset_reset(reset));
@@ -325,7 +376,7 @@ fn a_group_begins_where_it_says_and_a_restart_does_not_move_it() {
 #[test]
 fn transactions_count_once_they_are_committed_and_markers_are_passed_over() {
     let (_, store, log) = machine(1);
-    let committed = ShareConfig::isolation(config(), Isolation::ReadCommitted);
+    let committed = config().isolation(Isolation::ReadCommitted);
     let mut worker = consumer(&store, committed);
     let transactional = |id, value: &str| {
         let options = AppendOptions::new().transactional(id, 0, 0);
@@ -628,6 +679,11 @@ fn what_cannot_be_written_is_kept_and_tried_again() {
         for _ in 0..3 {
             worker.poll(NOW).unwrap_err();
         }
+        // Nor does it matter if what is written down cannot be read.
+        machine
+            .disk
+            .fail(When::next().of(&[Call::Read]).under("__share_group_state-0").and_ever_after(), EIO);
+        worker.poll(NOW).unwrap_err();
         // Killed now, both come again.
         machine.disk.heal();
         let (crashed, _) = machine.cut_off().restart();
@@ -643,6 +699,107 @@ fn what_cannot_be_written_is_kept_and_tried_again() {
         let (store, _) = machine.cut_off().restart();
         assert_eq!(offsets(&poll(&mut consumer(&store, config()))), [4]);
     }
+}
+
+#[test]
+fn whoever_writes_for_whom_a_failure_loses_no_word() {
+    let (machine, store, log) = machine(0);
+    for _ in 0..20 {
+        fill(&log, 100);
+    }
+    let settings = || explicit().max_poll_records(3);
+    let workers: Vec<_> = (0..4).map(|_| consumer(&store, settings())).collect();
+    let processed = Mutex::new(BTreeMap::<u64, u32>::new());
+    std::thread::scope(|scope| {
+        for (number, mut worker) in workers.into_iter().enumerate() {
+            let (machine, processed) = (&machine, &processed);
+            scope.spawn(move || {
+                for round in 0.. {
+                    let records = match worker.poll(NOW) {
+                        Ok(records) if records.is_empty() => return,
+                        Ok(records) => records,
+                        Err(error) => panic!("{error}"),
+                    };
+                    for record in &records {
+                        *processed.lock().unwrap().entry(record.offset()).or_default() += 1;
+                        worker.acknowledge(record, Acknowledge::Accept).unwrap();
+                    }
+                    if (round + number) % 3 == 0 {
+                        let write = When::next().of(&[Call::Write]).under("__share_group_state-0");
+                        machine.disk.fail(write, Fault::Error(ENOSPC));
+                    }
+                    while let Err(error) = worker.commit() {
+                        assert!(matches!(error, Error::StorageFull { .. }), "{error}");
+                    }
+                }
+            });
+        }
+    });
+    let processed = processed.into_inner().unwrap();
+    assert_eq!(processed.len(), 2_000);
+    assert!(processed.values().all(|times| *times == 1), "no lock ran out");
+    let described = store.share_groups().describe("workers").unwrap();
+    assert_eq!(described.partitions.values().next().unwrap().start_offset, 2_000);
+    let (store, _log) = machine.cut_off().restart();
+    assert!(poll(&mut consumer(&store, settings())).is_empty());
+}
+
+#[test]
+fn a_word_that_a_failed_write_of_another_took_along_is_written_nevertheless() {
+    let machine = Machine::new();
+    let (reached, arrivals) = mpsc::channel();
+    let (go_on, going) = mpsc::channel::<()>();
+    let going = Mutex::new(going);
+    let held_back = Arc::new(AtomicU32::new(u32::MAX));
+    let hook = {
+        let held_back = Arc::clone(&held_back);
+        move |call: Call, name: &Path| {
+            let number = held_back.load(Ordering::SeqCst);
+            if call == Call::Write && name.starts_with(format!("{STATE}-{number}")) {
+                held_back.store(u32::MAX, Ordering::SeqCst);
+                reached.send(()).unwrap();
+                going.lock().unwrap().recv().unwrap();
+            }
+        }
+    };
+    let store = machine.options().open_in(Hooked::new(machine.disk.clone(), hook)).unwrap();
+    let two = TopicConfig::new().partitions(2).set("cleanup.policy", "delete").unwrap();
+    store.create_topic(STATE, two).unwrap();
+    let topic = store.create_topic("t", TopicConfig::new().partitions(8)).unwrap();
+    let place = |partition: u32| {
+        let key = ShareStateKey {
+            group: "workers".into(),
+            topic_id: topic.id(),
+            partition: i32::try_from(partition).unwrap(),
+        };
+        coordinator_partition(&key.coordinator_key(), 2)
+    };
+    let first = 0;
+    let second = (1..8).find(|number| place(*number) != place(first)).unwrap();
+    append(&topic.partition(first).unwrap(), &["a"]);
+    append(&topic.partition(second).unwrap(), &["b"]);
+    let (mut slow, mut quick) = (consumer(&store, explicit()), consumer(&store, explicit()));
+    for record in poll(&mut slow) {
+        slow.acknowledge(&record, Acknowledge::Accept).unwrap();
+    }
+    append(&topic.partition(second).unwrap(), &["c"]);
+    let records = poll(&mut quick);
+    quick.acknowledge(&records[0], Acknowledge::Accept).unwrap();
+    std::thread::scope(|scope| {
+        held_back.store(place(first), Ordering::SeqCst);
+        let committing = scope.spawn(|| slow.commit().unwrap());
+        // It has said everything, and waits for the disk at the first of two places.
+        arrivals.recv().unwrap();
+        let write = When::next().of(&[Call::Write]).under(format!("{STATE}-{}", place(second)));
+        machine.disk.fail(write, Fault::Error(ENOSPC));
+        quick.commit().unwrap_err();
+        go_on.send(()).unwrap();
+        let outcomes = committing.join().unwrap();
+        assert!(outcomes.len() == 2 && outcomes.values().all(Result::is_ok), "{outcomes:?}");
+    });
+    let store = machine.cut_off().open();
+    let left = poll(&mut consumer(&store, config()));
+    assert_eq!(left.iter().map(|record| record.value().unwrap()).collect::<Vec<_>>(), [b"c"]);
 }
 
 #[test]
@@ -696,6 +853,32 @@ fn offsets_that_a_crash_took_and_gives_again_are_new() {
     log.flush().unwrap();
     let (store, _log) = found.cut_off().restart();
     assert_eq!(poll(&mut consumer(&store, config())).len(), 4);
+}
+
+#[test]
+fn a_log_that_is_cut_under_a_group_makes_its_offsets_new() {
+    for priority in [false, true] {
+        let (machine, store, log) = machine(0);
+        for _ in 0..5 {
+            fill(&log, 1);
+        }
+        let chosen = || {
+            let config = config().max_poll_records(10);
+            if priority { config.priority(annals::share::LowestKeyFirst) } else { config }
+        };
+        let mut worker = consumer(&store, chosen());
+        assert_eq!(poll(&mut worker).len(), 5);
+        worker.commit().unwrap();
+        log.truncate_to(2).unwrap();
+        // That the old ones are forgotten must be written down before the new ones are delivered.
+        let write = When::next().of(&[Call::Write]).under("__share_group_state-0");
+        machine.disk.fail(write, Fault::Error(ENOSPC));
+        assert!(matches!(worker.poll(NOW), Err(Error::StorageFull { .. })));
+        fill(&log, 3);
+        assert_eq!(counts(&poll(&mut worker)), [(2, 1), (3, 1), (4, 1)]);
+        let (store, _log) = machine.cut_off().restart();
+        assert_eq!(offsets(&poll(&mut consumer(&store, chosen()))), [2, 3, 4]);
+    }
 }
 
 /// What a new member gets after a crash.

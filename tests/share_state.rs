@@ -293,6 +293,53 @@ fn what_was_written_is_restored() {
     assert_eq!(far.acquire(1, 1, secs(0)), [range(0, 0, 1)]);
 }
 
+#[test]
+fn deliveries_can_be_counted_first_and_taken_back() {
+    let mut records = with(4);
+    records.acquire(1, 4, secs(0));
+    assert_eq!(records.begin_write(), None, "as in Kafka, what is acquired is not written");
+    records.count_deliveries(1, 2);
+    let update = written(&mut records);
+    assert_eq!(update.batches, [batch(1, 2, DeliveryState::Available, 1)]);
+    records.take_back(1, 2, 3);
+    records.take_back(2, 0, 3);
+    assert_eq!(records.acquire(2, 4, secs(0)), [range(2, 3, 1)]);
+}
+
+#[test]
+fn what_is_archived_is_written_as_such() {
+    let mut records = with(4);
+    records.archive(2, 6);
+    assert_eq!((records.end_offset(), records.unfinished()), (7, 2));
+    assert_eq!(written(&mut records).batches, [batch(2, 6, DeliveryState::Archived, 0)]);
+    records.archive(0, 1);
+    assert_eq!((records.start_offset(), written(&mut records).start_offset), (7, 7));
+}
+
+#[test]
+fn no_number_is_too_large() {
+    for (first, last) in [(0, u64::MAX), (u64::MAX, u64::MAX), (u64::MAX, 0), (5, 4)] {
+        let mut records = InFlight::new(3, LIMITS);
+        records.take_in(first, last);
+        records.acquire(1, u64::MAX, Duration::MAX);
+        let _ = records.acknowledge(1, first, last, Acknowledge::Release, Duration::MAX);
+        records.acquire_range(1, first, last, secs(0));
+        records.begin_write();
+        records.written();
+        records.pass_over(first, last);
+        records.archive(first, last);
+        records.count_deliveries(first, last);
+        records.take_back(1, first, last);
+        records.forget_from(last);
+        records.release_member(1);
+        records.expire(Duration::MAX);
+        let _ = (records.state_of(first), records.delivery_count(last), records.snapshot());
+        let hostile = batch(first, last, DeliveryState::Available, u16::MAX);
+        let restored = InFlight::restore(first, &[hostile, hostile], LIMITS);
+        assert!(restored.end_offset() >= restored.start_offset());
+    }
+}
+
 /// A state for each record.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum State {
@@ -340,7 +387,10 @@ impl Model {
 
     fn acknowledge(&mut self, member: u64, first: u64, last: u64, word: Acknowledge, now: Duration) -> bool {
         self.give_back(|_, until| until <= now);
-        let has = |offset| matches!(self.records.get(&offset), Some((State::Acquired { member: by, .. }, _)) if *by == member);
+        let has = |offset| match self.records.get(&offset) {
+            Some((State::Acquired { member: by, .. }, _)) => *by == member,
+            _ => false,
+        };
         if first > last || !(first..=last).all(has) {
             return false;
         }
@@ -361,6 +411,18 @@ impl Model {
                 *written = true;
             }
         }
+    }
+
+    /// How many offsets from the start on are finished once what is being written is.
+    fn finished_after(&self, start: u64) -> u64 {
+        let finished = |(state, deliveries): &(State, u16)| match state {
+            State::Acknowledged | State::Archived => true,
+            State::Settling { word, written: true, .. } => {
+                *word != Acknowledge::Release || *deliveries >= LIMITS.delivery_count
+            }
+            _ => false,
+        };
+        self.records.range(start..).filter(|(_, record)| finished(record)).count() as u64
     }
 
     fn end_write(&mut self, update: Option<&StateUpdate>) {
@@ -557,8 +619,10 @@ proptest! {
                 }
                 Step::BeginWrite if writing.is_none() => {
                     writing = real.begin_write();
-                    if writing.is_some() {
+                    if let Some(update) = &writing {
                         model.begin_write();
+                        let finished = model.finished_after(update.start_offset);
+                        prop_assert_eq!(update.delivery_complete_count, finished);
                     } else {
                         let settling = |(state, _): &(State, u16)| matches!(state, State::Settling { .. });
                         prop_assert!(!model.records.values().any(settling), "something is to be written");

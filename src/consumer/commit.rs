@@ -17,20 +17,17 @@ pub(super) const RETRY_BACKOFF: Duration = Duration::from_millis(100);
 /// Positions that do not move are committed again after so long, that the group does not forget them for their age.
 const REFRESH: Duration = Duration::from_secs(60 * 60);
 
-/// Positions to go on from, by partition.
-pub type Offsets = BTreeMap<TopicPartition, OffsetAndMetadata>;
-
-type Callback = Box<dyn FnOnce(&Offsets, Result<(), &Error>) + Send>;
+type Callback = Box<dyn FnOnce(&[OffsetCommit], Result<(), &Error>) + Send>;
 
 /// What is to be committed, and when.
 #[derive(Default)]
 pub(super) struct Commits {
     /// What was asked for and not done yet, in order.
-    waiting: Vec<(Offsets, Callback)>,
+    waiting: Vec<(Vec<OffsetCommit>, Callback)>,
     /// Whether a position may have moved since the last commit of the consumer's own.
     pub(super) moved: bool,
     /// When to commit by itself next, and when to do so though nothing has moved.
-    next: Duration,
+    next: Option<Duration>,
     refresh: Duration,
 }
 
@@ -54,13 +51,10 @@ impl Consumer {
     ///
     /// # Errors
     /// As [`commit`](Self::commit); [`Error::TooLarge`] for metadata beyond the group's limit.
-    pub fn commit_offsets(
-        &mut self,
-        offsets: impl IntoIterator<Item = (TopicPartition, OffsetAndMetadata)>,
-    ) -> Result<()> {
+    pub fn commit_offsets(&mut self, offsets: impl IntoIterator<Item = OffsetCommit>) -> Result<()> {
         self.check_may_commit()?;
         self.commit_waiting();
-        self.commit_now(&offsets.into_iter().collect())
+        self.commit_now(&offsets.into_iter().collect::<Vec<_>>())
     }
 
     /// As [`commit`](Self::commit), with the positions of now, but by the next poll or commit, or on close; then
@@ -72,7 +66,7 @@ impl Consumer {
     /// [`Error::InvalidState`] as [`commit`](Self::commit); the callback is told of others.
     pub fn commit_async(
         &mut self,
-        callback: impl FnOnce(&Offsets, Result<(), &Error>) + Send + 'static,
+        callback: impl FnOnce(&[OffsetCommit], Result<(), &Error>) + Send + 'static,
     ) -> Result<()> {
         self.commit_offsets_async(self.positions_to_commit(), callback)
     }
@@ -83,20 +77,19 @@ impl Consumer {
     /// As [`commit_async`](Self::commit_async).
     pub fn commit_offsets_async(
         &mut self,
-        offsets: impl IntoIterator<Item = (TopicPartition, OffsetAndMetadata)>,
-        callback: impl FnOnce(&Offsets, Result<(), &Error>) + Send + 'static,
+        offsets: impl IntoIterator<Item = OffsetCommit>,
+        callback: impl FnOnce(&[OffsetCommit], Result<(), &Error>) + Send + 'static,
     ) -> Result<()> {
         self.check_may_commit()?;
         self.commits.waiting.push((offsets.into_iter().collect(), Box::new(callback)));
         Ok(())
     }
 
-    /// What a commit of now would commit: the positions of its partitions, where they are known.
-    pub fn positions_to_commit(&self) -> Offsets {
-        self.slots
-            .iter()
-            .filter_map(|slot| Some(((*slot.id).clone(), slot.to_commit(slot.position()?))))
-            .collect()
+    /// What a commit of now would commit: the positions of its partitions, where they are known. Also for
+    /// [`DeliveryGuarantee::ExactlyOnce`](super::DeliveryGuarantee::ExactlyOnce), where a producer's transaction takes
+    /// them, together with [`group_metadata`](Self::group_metadata).
+    pub fn positions_to_commit(&self) -> Vec<OffsetCommit> {
+        self.slots.iter().filter_map(|slot| Some(slot.to_commit(slot.position()?))).collect()
     }
 
     /// What the group has committed of these partitions, whether or not the consumer has them; those without are left
@@ -105,16 +98,22 @@ impl Consumer {
     /// # Errors
     /// [`Error::InvalidState`] without a group; [`Error::UnstableOffsets`], to be asked again, if a transaction under
     /// way has offsets of one of them.
-    pub fn committed<'a>(&self, partitions: impl IntoIterator<Item = &'a TopicPartition>) -> Result<Offsets> {
+    pub fn committed<'a>(
+        &self,
+        partitions: impl IntoIterator<Item = &'a TopicPartition>,
+    ) -> Result<BTreeMap<TopicPartition, OffsetAndMetadata>> {
         let membership = self.membership("tell what is committed")?;
         let partitions: Vec<TopicPartition> = partitions.into_iter().cloned().collect();
         membership.coordinator.committed(&membership.group, Some(&partitions), true)
     }
 
     /// As [`committed`](Self::committed); nothing without a group.
-    pub(super) fn committed_of(&self, partitions: &[TopicPartition]) -> Result<Offsets> {
+    pub(super) fn committed_of(
+        &self,
+        partitions: &[TopicPartition],
+    ) -> Result<BTreeMap<TopicPartition, OffsetAndMetadata>> {
         if self.group.is_none() || partitions.is_empty() {
-            return Ok(Offsets::new());
+            return Ok(BTreeMap::new());
         }
         self.committed(partitions)
     }
@@ -123,7 +122,7 @@ impl Consumer {
         self.membership("commit")?;
         if self.mode == CommitMode::Transaction {
             let reason = "it reads for exactly once, so positions are committed with what is made of the records: \
-                Producer::send_offsets_to_transaction(consumer.positions_to_commit(), consumer.group_metadata()?)";
+                Producer::send_offsets_to_transaction(&consumer.positions_to_commit(), &consumer.group_metadata()?)";
             return Err(Error::InvalidState { action: "commit", reason: reason.into() });
         }
         Ok(())
@@ -135,10 +134,10 @@ impl Consumer {
             return;
         }
         let waiting = std::mem::take(&mut self.commits.waiting);
-        let mut all = Offsets::new();
-        for (offsets, _) in &waiting {
-            all.extend(offsets.iter().map(|(partition, position)| (partition.clone(), position.clone())));
-        }
+        // Of each partition, what was asked for last.
+        let each = waiting.iter().flat_map(|(offsets, _)| offsets);
+        let last: BTreeMap<&TopicPartition, &OffsetCommit> = each.map(|it| (&it.partition, it)).collect();
+        let all: Vec<OffsetCommit> = last.into_values().cloned().collect();
         let committed = self.commit_now(&all);
         for (offsets, callback) in waiting {
             callback(&offsets, committed.as_ref().map(|&()| ()));
@@ -154,30 +153,29 @@ impl Consumer {
         membership.committer()
     }
 
-    fn commit_now(&mut self, offsets: &Offsets) -> Result<()> {
+    fn commit_now(&mut self, offsets: &[OffsetCommit]) -> Result<()> {
         let committed = self.committer().and_then(|committer| {
-            let commit = |(partition, position): (&TopicPartition, &OffsetAndMetadata)| OffsetCommit {
-                partition: partition.clone(),
-                position: position.clone(),
-            };
-            let commits: Vec<OffsetCommit> = offsets.iter().map(commit).collect();
-            if commits.is_empty() {
-                return Ok(());
+            if offsets.is_empty() {
+                return Ok(false);
             }
-            self.membership("commit")?.coordinator.commit(&committer, &commits)
+            self.membership("commit")?.coordinator.commit(&committer, offsets).map(|()| true)
         });
-        if let Err(error) = committed {
-            self.counters.commit_failures += 1;
-            let Some(membership) = self.group.as_mut().filter(|_| self.wanted.is_subscription()) else {
+        match committed {
+            Ok(true) => {}
+            Ok(false) => return Ok(()),
+            Err(error) => {
+                self.counters.commit_failures += 1;
+                let Some(membership) = self.group.as_mut().filter(|_| self.wanted.is_subscription()) else {
+                    return Err(error);
+                };
+                let error = membership.why_refused(error);
+                membership.take_note(&error);
                 return Err(error);
-            };
-            let error = membership.why_refused(error);
-            membership.take_note(&error);
-            return Err(error);
+            }
         }
         self.counters.commits += 1;
-        for (partition, position) in offsets {
-            self.slots.note_committed(partition, position.offset);
+        for commit in offsets {
+            self.slots.note_committed(&commit.partition, commit.position.offset);
         }
         self.config.interceptors.iter().for_each(|interceptor| interceptor.on_commit(offsets));
         Ok(())
@@ -193,19 +191,24 @@ impl Consumer {
         let moved = self.commits.moved;
         let due = match self.mode {
             CommitMode::Manual | CommitMode::Transaction => return Ok(()),
-            CommitMode::Interval(_) if self.commits.next == Duration::ZERO => {
+            // The first interval begins with the first poll.
+            CommitMode::Interval(_) if self.commits.next.is_none() => {
                 self.next_commit(now);
                 false
             }
-            _ => now >= self.commits.next && (moved || now >= self.commits.refresh),
+            _ => self.commits.next.is_none_or(|next| now >= next) && (moved || now >= self.commits.refresh),
         };
-        if due { self.commit_own(now, !moved) } else { Ok(()) }
+        if !due {
+            return Ok(());
+        }
+        self.commit_own(now, !moved)
+            .or_else(|error| if self.joins_over(&error) { Ok(()) } else { Err(error) })
     }
 
     /// When it has to commit by itself, though nobody calls.
     pub(super) fn commit_due(&self) -> Duration {
         match self.mode {
-            CommitMode::Interval(_) if self.commits.moved => self.commits.next,
+            CommitMode::Interval(_) if self.commits.moved => self.commits.next.unwrap_or(Duration::ZERO),
             CommitMode::Interval(_) | CommitMode::Before | CommitMode::After => self.commits.refresh,
             CommitMode::Manual | CommitMode::Transaction => Duration::MAX,
         }
@@ -214,7 +217,7 @@ impl Consumer {
     /// When partitions are given up, or the consumer is: what is handled is committed if it commits by itself.
     ///
     /// # Errors
-    /// As [`commit_if_due`](Self::commit_if_due).
+    /// As a commit fails.
     pub(super) fn commit_handled(&mut self) -> Result<()> {
         self.commit_waiting();
         match self.mode {
@@ -225,31 +228,26 @@ impl Consumer {
 
     /// Commits positions by itself: those that moved, or all.
     fn commit_own(&mut self, now: Duration, all: bool) -> Result<()> {
+        self.next_commit(now);
         if self.committer().is_err() {
             // In no generation: there is nothing of its own to commit.
             return Ok(());
         }
-        let mut offsets = Offsets::new();
-        for slot in self.slots.iter() {
-            let moved = slot.position().filter(|&position| all || slot.committed != Some(position));
-            offsets.extend(moved.map(|position| ((*slot.id).clone(), slot.to_commit(position))));
-        }
+        let moved = |slot: &Slot| {
+            let position = slot.position().filter(|&position| all || slot.committed != Some(position))?;
+            Some(slot.to_commit(position))
+        };
+        let offsets: Vec<OffsetCommit> = self.slots.iter().filter_map(moved).collect();
         self.commits.moved = false;
-        self.next_commit(now);
         if offsets.is_empty() {
             return Ok(());
         }
-        self.commit_now(&offsets).or_else(|error| self.not_committed(now, error))
-    }
-
-    /// A commit of its own failed.
-    fn not_committed(&mut self, now: Duration, error: Error) -> Result<()> {
-        self.commits.moved = true;
-        if is_about_membership(&error) {
-            return Ok(());
+        let committed = self.commit_now(&offsets);
+        if committed.is_err() {
+            self.commits.moved = true;
+            self.commits.next = self.commits.next.max(Some(now.saturating_add(RETRY_BACKOFF)));
         }
-        self.commits.next = self.commits.next.max(now.saturating_add(RETRY_BACKOFF));
-        Err(error)
+        committed
     }
 
     fn next_commit(&mut self, now: Duration) {
@@ -257,7 +255,7 @@ impl Consumer {
             CommitMode::Interval(interval) => interval,
             _ => Duration::ZERO,
         };
-        self.commits.next = now.saturating_add(interval);
+        self.commits.next = Some(now.saturating_add(interval));
         self.commits.refresh = now.saturating_add(REFRESH);
     }
 
@@ -269,34 +267,32 @@ impl Consumer {
         if self.mode != CommitMode::Before {
             return Ok(true);
         }
-        let mut offsets = Offsets::new();
-        for (partition, next) in self.slots.pending() {
-            if let Some(slot) = self.slots.get(partition) {
-                offsets.insert(partition.clone(), slot.to_commit(next));
-            }
-        }
+        let behind = |(id, next): (&TopicPartition, u64)| Some(self.slots.get(id)?.to_commit(next));
+        let offsets: Vec<OffsetCommit> = self.slots.pending().filter_map(behind).collect();
         match self.commit_now(&offsets) {
             Ok(()) => Ok(true),
-            Err(error) if is_about_membership(&error) => Ok(false),
+            Err(error) if self.joins_over(&error) => Ok(false),
             Err(error) => Err(error),
         }
     }
-}
 
-/// Whether the poll deals with it by joining again.
-fn is_about_membership(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::RebalanceInProgress { .. } | Error::IllegalGeneration { .. } | Error::UnknownMember { .. }
-    )
+    /// Whether it is a member, and the poll deals with that by joining again.
+    pub(super) fn joins_over(&self, error: &Error) -> bool {
+        let of_membership = matches!(
+            error,
+            Error::RebalanceInProgress { .. } | Error::IllegalGeneration { .. } | Error::UnknownMember { .. }
+        );
+        of_membership && self.wanted.is_subscription()
+    }
 }
 
 impl Slot {
     /// That position, as it is committed.
-    fn to_commit(&self, position: u64) -> OffsetAndMetadata {
+    fn to_commit(&self, position: u64) -> OffsetCommit {
         let last = position.checked_sub(1).zip(self.source.as_ref());
         let leader_epoch = last.and_then(|(last, source)| source.partition.epoch_for_offset(last));
-        OffsetAndMetadata { leader_epoch, ..OffsetAndMetadata::new(position) }
+        let position = OffsetAndMetadata { leader_epoch, ..OffsetAndMetadata::new(position) };
+        OffsetCommit { partition: (*self.id).clone(), position }
     }
 }
 

@@ -271,7 +271,8 @@ impl ConsumerConfig {
     }
 
     /// How long a member may take between two polls before its partitions go to others (`max.poll.interval.ms`), and
-    /// how long a rebalance waits for it; by default 5 minutes.
+    /// how long a rebalance waits for it; by default 5 minutes. More than 30 minutes have to be allowed by
+    /// [`GroupConfig::session_timeout`](crate::group::GroupConfig::session_timeout).
     #[must_use]
     pub fn max_poll_interval(mut self, interval: Duration) -> Self {
         self.max_poll_interval = interval;

@@ -1,11 +1,9 @@
 //! The seam [`ConsumerInterceptor`]: who sees what a consumer returns and commits.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use super::records::ConsumerRecords;
-use crate::group::OffsetAndMetadata;
-use crate::types::TopicPartition;
+use crate::group::OffsetCommit;
 
 /// Sees the records of each poll before the caller does, and every commit after it was made: for measuring, tracing,
 /// filtering.
@@ -20,7 +18,7 @@ pub trait ConsumerInterceptor: fmt::Debug + Send + Sync {
     }
 
     /// These positions were committed.
-    fn on_commit(&self, offsets: &BTreeMap<TopicPartition, OffsetAndMetadata>) {
+    fn on_commit(&self, offsets: &[OffsetCommit]) {
         let _ = offsets;
     }
 }

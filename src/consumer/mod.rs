@@ -3,7 +3,8 @@
 //! - what it wants and what it has: `subscription.rs`; where it is, and moving about: `positions.rs`.
 //! - one poll, step by step: `poll.rs`; the partitions it reads in turn (`slots.rs`), each of them (`slot.rs`), and
 //!   what wakes it (`bell.rs`); as a task of a runtime: `stream.rs`.
-//! - being in a group: `membership.rs`; who is told of it: `listener.rs`; what is remembered: `commit.rs`.
+//! - being in a group: `rebalance.rs`, and what is known of that: `membership.rs`; who is told: `listener.rs`; what
+//!   the group remembers: `commit.rs`.
 //! - what is handed out: `records.rs`; who sees it before: `interceptor.rs`.
 
 mod bell;
@@ -14,6 +15,7 @@ mod listener;
 mod membership;
 mod poll;
 mod positions;
+mod rebalance;
 mod records;
 mod slot;
 mod slots;
@@ -28,7 +30,6 @@ use std::task::Waker;
 use std::time::Duration;
 
 pub use bell::WakeupHandle;
-pub use commit::Offsets;
 pub use config::{ConsumerConfig, DeliveryGuarantee, OffsetReset};
 pub use interceptor::ConsumerInterceptor;
 pub use listener::RebalanceListener;
@@ -50,26 +51,45 @@ use subscription::Wanted;
 /// Reads topics of a store, as Kafka's consumer does: from where its group left off, sharing partitions with the
 /// other members of the group.
 ///
-/// It belongs to one thread at a time, and starts none: everything happens in calls of [`poll`](Self::poll). Another
-/// thread can [wake](Self::wakeup_handle) it. It does not keep the store open: once that is closed, calls fail with
-/// [`Error::Closed`](crate::Error::Closed).
-///
 /// ```
 /// use std::time::Duration;
 /// use annals::consumer::{ConsumerConfig, OffsetReset};
 /// use annals::{Record, Store, TopicConfig};
 /// # let directory = tempfile::tempdir().unwrap();
 /// let store = Store::open(directory.path())?;
-/// let topic = store.create_topic("clicks", TopicConfig::new())?;
+/// let topic = store.create_topic("clicks", TopicConfig::new().partitions(3))?;
 /// topic.append(&Record::new("lamp").key("user-7"))?;
 ///
-/// let mut consumer = store.consumer(ConsumerConfig::new().offset_reset(OffsetReset::Earliest))?;
-/// consumer.assign([topic.partition(0)?.id().clone()])?;
-/// for record in consumer.poll(Duration::from_secs(1))? {
+/// let config = ConsumerConfig::new().group("billing").offset_reset(OffsetReset::Earliest);
+/// let mut consumer = store.consumer(config.clone())?;
+/// consumer.subscribe(["clicks"])?;
+/// for record in consumer.poll(Duration::from_millis(100))? {
 ///     assert_eq!(record.value(), Some(&b"lamp"[..]));
 /// }
+/// consumer.commit()?;
+/// consumer.close()?;
+///
+/// // Whoever comes next in that group goes on behind what is committed.
+/// let mut next = store.consumer(config)?;
+/// next.subscribe(["clicks"])?;
+/// assert!(next.poll(Duration::ZERO)?.is_empty());
 /// # Ok::<(), annals::Error>(())
 /// ```
+///
+/// | to | see |
+/// | --- | --- |
+/// | share topics with others | [`subscribe`](Self::subscribe), [`subscribe_pattern`](Self::subscribe_pattern), [`RebalanceListener`] |
+/// | read certain partitions alone | [`assign`](Self::assign) |
+/// | get records | [`poll`](Self::poll); as a task, [`poll_records`](Self::poll_records), or `Stream` with the feature `async` |
+/// | have it remembered what is done | [`ConsumerConfig::delivery`], [`commit`](Self::commit), [`commit_async`](Self::commit_async) |
+/// | move about | [`seek`](Self::seek), [`offsets_for_times`](Self::offsets_for_times), [`pause`](Self::pause) |
+/// | know how far behind it is | [`lag`](Self::lag), [`records_left`](Self::records_left), [`stats`](Self::stats) |
+/// | stop it from elsewhere | [`wakeup_handle`](Self::wakeup_handle) |
+///
+/// It belongs to one thread at a time, and starts none: everything happens in its calls. A member of a group is heard
+/// of when it polls or commits, so it has to poll within [`max_poll_interval`](ConsumerConfig::max_poll_interval);
+/// there is no heartbeat beside that, as there is no process that could die alone. It does not keep the store open:
+/// once that is closed, calls fail with [`Error::Closed`](crate::Error::Closed).
 pub struct Consumer {
     store: StoreHandle,
     config: ConsumerConfig,
@@ -89,7 +109,7 @@ pub struct Consumer {
     /// The version of the store's topics that it knows.
     topics_version: u64,
     counters: Counters,
-    /// Before then, the group need not be asked again for what it has committed.
+    /// Before then, what could not be found out of a partition is not tried again.
     settle_at: Duration,
     /// When something has to be done though nobody calls, by monotonic time.
     due: Duration,
@@ -156,7 +176,10 @@ impl Consumer {
     /// group: what was being handled then is not committed.
     ///
     /// # Errors
-    /// The first failure; it is closed nevertheless.
+    /// The first failure, of a listener, too; it is closed nevertheless. [`Error::RebalanceInProgress`] if what it
+    /// has handled could not be committed for one: who has the partition next sees the records again.
+    ///
+    /// [`Error::RebalanceInProgress`]: crate::Error::RebalanceInProgress
     pub fn close(mut self) -> Result<()> {
         self.closed = true;
         self.give_up_all()

@@ -12,6 +12,9 @@ impl Consumer {
     /// The next records; none if there are none in time. Returns at once if there is something to return, and with a
     /// `timeout` of zero in any case; otherwise an append wakes it, nothing is polled.
     ///
+    /// A consumer that is subscribed joins its group here, and stays in it by polling: rebalances, heartbeats and the
+    /// commits that it makes by itself are part of a poll.
+    ///
     /// Partitions take turns, so that none starves. No payload is copied: records share the memory their batches were
     /// read into.
     ///
@@ -96,7 +99,10 @@ impl Consumer {
                 if self.commit_before()? {
                     return Ok(Some(self.hand_out()));
                 }
-                break;
+                // Nothing is handed out before the group is complete, and that calls.
+                let goes_on = self.group.as_ref().is_some_and(|membership| membership.has_step());
+                self.due = if goes_on { Duration::ZERO } else { self.due_to_others() };
+                return Ok(None);
             }
             if !self.slots.unsettled {
                 break;
@@ -105,25 +111,24 @@ impl Consumer {
         if let Some(error) = self.slots.failed.pop_front() {
             return Err(error);
         }
-        self.look_ahead();
+        self.due = self.due_to_partitions().min(self.due_to_others());
         Ok(None)
     }
 
-    /// When something is to be done though nobody calls.
-    fn look_ahead(&mut self) {
-        let mut due = self.due;
+    /// When partitions have to be looked at again though none of them calls.
+    fn due_to_partitions(&self) -> Duration {
         if self.slots.has_work() {
-            due = Duration::ZERO;
+            return Duration::ZERO;
         }
-        if self.slots.unsettled {
-            due = due.min(self.settle_at);
-        }
-        due = due.min(self.slots.waited_until().unwrap_or(Duration::MAX));
-        due = due.min(self.commit_due());
-        if let Some(membership) = self.group.as_ref().filter(|_| self.wanted.is_subscription()) {
-            due = due.min(membership.due());
-        }
-        self.due = due;
+        let settle = if self.slots.unsettled { self.settle_at } else { Duration::MAX };
+        settle.min(self.slots.waited_until().unwrap_or(Duration::MAX))
+    }
+
+    /// When something else is to be done though nobody calls.
+    fn due_to_others(&self) -> Duration {
+        let membership = self.group.as_ref().filter(|_| self.wanted.is_subscription());
+        let group = membership.map_or(Duration::MAX, |membership| membership.due());
+        self.due.min(self.commit_due()).min(group)
     }
 
     /// What was read is the caller's now.

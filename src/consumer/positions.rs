@@ -101,7 +101,7 @@ impl Consumer {
         let place = slot.place;
         let source = source_of(&self.store, partition)?;
         let committed = match place {
-            Place::Committed => self.committed_of(&[partition.clone()])?,
+            Place::Committed => self.committed_of(std::slice::from_ref(partition))?,
             _ => BTreeMap::new(),
         };
         let offset = self.settling().begin(&source.partition, place, committed.get(partition))?;
@@ -277,8 +277,7 @@ impl Consumer {
         let of_group: Vec<TopicPartition> = of_group.map(|slot| (*slot.id).clone()).collect();
         let committed = match self.committed_of(&of_group) {
             Err(Error::UnstableOffsets { .. }) => {
-                // Decided before long, and nobody tells when. Meanwhile the others go on.
-                self.settle_at = now.saturating_add(RETRY_BACKOFF);
+                // Decided before long, and nobody tells when.
                 again = true;
                 None
             }
@@ -312,6 +311,10 @@ impl Consumer {
         readable.iter().for_each(|id| self.slots.enqueue(id));
         self.slots.failed.extend(failed);
         self.slots.unsettled = again;
+        if again {
+            // Meanwhile the others go on.
+            self.settle_at = now.saturating_add(RETRY_BACKOFF);
+        }
         Ok(())
     }
 }

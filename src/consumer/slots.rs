@@ -166,7 +166,8 @@ impl Slots {
         for id in self.bell.take_ready() {
             self.enqueue(&id);
         }
-        if self.fetch.records == 0 && self.fetch.started.is_none_or(|at| now - at >= self.limits.max_wait) {
+        let elapsed = |started: Duration| now.saturating_sub(started) >= self.limits.max_wait;
+        if self.fetch.records == 0 && self.fetch.started.is_none_or(elapsed) {
             self.fetch.started = Some(now);
         }
         for _ in 0..self.queue.len() {
@@ -295,6 +296,7 @@ impl Fetch {
             let part = self.parts.swap_remove(at);
             self.records -= part.records.len();
             self.bytes -= part.bytes;
+            self.full &= !self.parts.is_empty();
         }
     }
 }

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use regex_lite::Regex;
 
 use super::Consumer;
-use super::listener::{RebalanceListener, SharedListener, Told};
+use super::listener::{RebalanceListener, SharedListener};
 use super::slot::source_of;
 use crate::error::{Error, Result};
 use crate::topic::StoreHandle;
@@ -168,6 +169,7 @@ impl Consumer {
         let committed = self.commit_handled();
         self.wanted = Wanted::Partitions;
         self.slots.assign(partitions);
+        self.settle_at = Duration::ZERO;
         committed
     }
 
@@ -189,21 +191,6 @@ impl Consumer {
     /// The topics that it is subscribed to; by a pattern, those that match it now.
     pub fn subscription(&self) -> BTreeSet<TopicName> {
         self.wanted.topics().clone()
-    }
-
-    /// In good order: commits, tells the listener, leaves.
-    pub(super) fn give_up_all(&mut self) -> Result<()> {
-        let failures = self.slots.failed.len();
-        let held: Vec<TopicPartition> = self.slots.names().cloned().collect();
-        let gone = self.group.as_ref().is_some_and(|membership| membership.is_gone());
-        self.give_up(if gone { Told::Lost } else { Told::Revoked }, &held);
-        // What has to be told of that is told here.
-        let failed = self.slots.failed.drain(failures.min(self.slots.failed.len())..).next();
-        let left = if self.wanted.is_subscription() { self.leave() } else { Ok(()) };
-        self.slots.forget_all();
-        self.wanted = Wanted::Nothing;
-        self.listener = None;
-        failed.map_or(left, Err)
     }
 
     pub(super) fn check_not_in_listener(&self, action: &'static str) -> Result<()> {

@@ -197,21 +197,21 @@ impl Assignment {
 /// i32 generation                                   since version 1
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Owned {
+pub struct StickyUserData {
     /// The partitions, ordered by topic.
     pub partitions: Vec<TopicPartition>,
     /// The generation in which the member got them, -1 if it is not known.
     pub generation: i32,
 }
 
-impl Default for Owned {
+impl Default for StickyUserData {
     /// Nothing, in no generation.
     fn default() -> Self {
-        Owned { partitions: Vec::new(), generation: -1 }
+        StickyUserData { partitions: Vec::new(), generation: -1 }
     }
 }
 
-impl Owned {
+impl StickyUserData {
     /// Its bytes in version 1. Partitions are written in order and once each, however they stand.
     ///
     /// # Errors
@@ -231,7 +231,7 @@ impl Owned {
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
         let mut reader = Reader::new(bytes);
         let partitions = read_partitions(&mut reader, OWNED)?;
-        Ok(Owned { partitions, generation: decode_generation(reader.rest()).unwrap_or(-1) })
+        Ok(StickyUserData { partitions, generation: decode_generation(reader.rest()).unwrap_or(-1) })
     }
 }
 

@@ -1,5 +1,5 @@
-//! What administrators do with groups besides looking at them: set back or forward where one goes on, and see how far it
-//! is behind. Works with any [`GroupCoordinator`].
+//! What administrators do with groups besides looking at them: set back or forward where one goes on, and see how far
+//! it is behind. Works with any [`GroupCoordinator`].
 
 use std::collections::BTreeMap;
 

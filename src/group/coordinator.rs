@@ -30,25 +30,33 @@ use crate::wake::Reply;
 ///   [`Error::IllegalGeneration`], [`Error::UnknownMember`] or [`Error::FencedInstance`] if what it was assigned may
 ///   be another's by now.
 /// - At every moment each partition is assigned to one member of the current generation at most.
-/// - A commit that returned is durable. It is taken from a member of the current generation alone, or from nobody's
-///   member ([`GroupMetadata::simple`]) while the group has no members.
+/// - A commit that returned is durable, and what was read is not taken back by a crash. It is taken from a member of
+///   the current generation alone, or from nobody's member ([`GroupMetadata::simple`]) while the group has no members.
+/// - A commit that was let through ends before the next generation begins: whoever is given a partition reads the last
+///   commit of who had it before.
 /// - A member that is silent for longer than its session timeout is out. Who coordinates has no thread of its own:
 ///   time passes in [`tick`](Self::tick), which is called by whoever waits for an answer, and by
 ///   [`Store::maintain`](crate::Store::maintain).
+/// - Wakers are called without a lock being held: what they do may be a call of the coordinator.
+///
+/// [`conformance`](super::conformance) checks all this of any implementation.
 pub trait GroupCoordinator: fmt::Debug + Send + Sync {
-    /// Asks to be in the next generation. Answered when it is complete.
+    /// Asks to be in the next generation. Answered when it is complete; at once, with the current one, if a member that
+    /// does not lead asks again for what it asked for before. Asked twice, the first is told to join again.
     ///
     /// # Errors
     /// [`Error::UnknownMember`] for an id that the group does not know, [`Error::FencedInstance`],
     /// [`Error::InconsistentProtocol`], [`Error::MemberIdRequired`] if the request asks for that,
     /// [`Error::InvalidName`] for the group, [`Error::InvalidConfig`] for its timeouts, [`Error::TooLarge`] if the
-    /// group is full.
+    /// group is full, or the member's subscription or a name of it too long; [`Error::ReadOnly`].
     fn join(&self, request: JoinRequest) -> Reply<Joined>;
 
-    /// Asks for the assignment of the generation, and brings everybody's if it comes from the leader.
+    /// Asks for the assignment of the generation, and brings everybody's if it comes from the leader. Who is not among
+    /// those gets an empty one.
     ///
     /// # Errors
-    /// [`Error::RebalanceInProgress`] if the next generation is being gathered already; as the contract says.
+    /// [`Error::RebalanceInProgress`] if the next generation is being gathered already; as the contract says. For the
+    /// leader, also as an append fails: then the generation is over, and all join again.
     fn sync(&self, request: SyncRequest) -> Reply<Assigned>;
 
     /// Says that the member is alive.
@@ -57,21 +65,26 @@ pub trait GroupCoordinator: fmt::Debug + Send + Sync {
     /// [`Error::RebalanceInProgress`] if it should join again; as the contract says.
     fn heartbeat(&self, member: &GroupMetadata) -> Result<()>;
 
-    /// Takes the member out of its group. `keep_for` keeps the place of a static member for the next one with its
-    /// instance id, for so long.
+    /// Takes the member out of its group, in whatever generation it is. `keep_for` keeps the place of a static member,
+    /// and what is assigned to it, for the next one with its instance id, for so long. An administrator may name the
+    /// instance id alone, with an empty member id.
     ///
     /// # Errors
     /// [`Error::UnknownMember`], [`Error::FencedInstance`].
     fn leave(&self, member: &GroupMetadata, keep_for: Option<Duration>) -> Result<()>;
 
-    /// Commits offsets: where the group goes on with each partition.
+    /// Commits offsets: where the group goes on with each partition, all of them or none. A sign of life, as a
+    /// [`heartbeat`](Self::heartbeat) is.
     ///
     /// # Errors
-    /// As the contract says; [`Error::TooLarge`] for metadata beyond the limit; otherwise as an append fails, and then
-    /// nothing is committed that can be read.
+    /// As the contract says, and [`Error::RebalanceInProgress`] also between joining and the leader's assignment;
+    /// [`Error::TooLarge`] for metadata beyond the limit; otherwise as an append fails, and then nothing is committed
+    /// that can be read.
     fn commit(&self, member: &GroupMetadata, offsets: &[OffsetCommit]) -> Result<()>;
 
-    /// Commits offsets as part of a producer's transaction: they count once it is committed.
+    /// Commits offsets as part of a producer's transaction: they count once it is committed. Unlike
+    /// [`commit`](Self::commit), it takes them between joining and the leader's assignment, too, and from nobody's
+    /// member whatever members there are: old clients do not say who they are, and the producer's epoch fences them.
     ///
     /// # Errors
     /// As [`commit`](Self::commit); [`Error::Fenced`] for a producer that was replaced.
@@ -127,10 +140,11 @@ pub trait GroupCoordinator: fmt::Debug + Send + Sync {
     /// [`Error::UnknownGroup`], [`Error::GroupNotEmpty`].
     fn delete(&self, group: &str) -> Result<()>;
 
-    /// Forgets what the group has committed of these partitions.
+    /// Forgets what the group has committed of these partitions, all of them or none.
     ///
     /// # Errors
-    /// [`Error::UnknownGroup`], [`Error::GroupSubscribed`].
+    /// [`Error::UnknownGroup`]; [`Error::GroupSubscribed`] if a member subscribes to one of the topics, or may;
+    /// [`Error::GroupNotEmpty`] if there are members of another kind than consumers.
     fn delete_offsets(&self, group: &str, partitions: &[TopicPartition]) -> Result<()>;
 
     /// Does what is due: sends home who was silent for too long, ends waiting for who does not come, forgets offsets

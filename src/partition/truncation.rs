@@ -29,7 +29,8 @@ impl Partition {
     ///
     /// # Errors
     /// As the system calls fail; the partition may then be poisoned, and [`reopen`](Self::reopen) brings it back.
-    /// [`Error::ReadOnly`], [`Error::Closed`], [`Error::Damaged`], [`Error::Poisoned`].
+    /// [`Error::ReadOnly`](crate::Error::ReadOnly), [`Error::Closed`](crate::Error::Closed),
+    /// [`Error::Damaged`](crate::Error::Damaged), [`Error::Poisoned`](crate::Error::Poisoned).
     pub fn truncate_to(&self, offset: u64) -> Result<bool> {
         self.log.truncate_to(offset)
     }

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::in_flight::Limits;
 use super::order::PriorityOrder;
 use super::queue::Priority;
+use super::words::Limits;
 use crate::error::{Error, Result};
 use crate::group::check_group_id;
 use crate::partition::Isolation;
@@ -64,6 +64,7 @@ pub struct ShareConfig {
     pub(super) order: Option<Arc<dyn PriorityOrder>>,
     pub(super) max_wait: Option<Duration>,
     pub(super) read_ahead_bytes: usize,
+    pub(super) durable_delivery_count: bool,
 }
 
 impl Default for ShareConfig {
@@ -88,6 +89,7 @@ impl ShareConfig {
             order: None,
             max_wait: None,
             read_ahead_bytes: 16 << 20,
+            durable_delivery_count: false,
         }
     }
 
@@ -140,6 +142,15 @@ impl ShareConfig {
     #[must_use]
     pub fn delivery_count_limit(mut self, limit: u16) -> Self {
         self.limits.delivery_count = limit;
+        self
+    }
+
+    /// Whether a delivery is counted durably before it is made; otherwise, as in Kafka, when the record is given back.
+    /// Costs another append for each poll. With it, the limit holds also for a record that brings the whole process
+    /// down each time.
+    #[must_use]
+    pub fn durable_delivery_count(mut self, durable: bool) -> Self {
+        self.durable_delivery_count = durable;
         self
     }
 

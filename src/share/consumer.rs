@@ -9,11 +9,11 @@ use std::time::Duration;
 use super::config::{AcknowledgementMode, ShareConfig, ShareOffsetReset};
 use super::coordinator::ShareCoordinator;
 use super::group::{Group, Waiting};
-use super::in_flight::Acknowledge;
 use super::partition::{Budget, SharePartition, Wait};
 use super::pending::{Pending, commit};
 use super::queue::Next;
 use super::record::ShareRecord;
+use super::words::Acknowledge;
 use crate::error::{Error, Result};
 use crate::topic::{Store, StoreHandle};
 use crate::types::{TopicName, TopicPartition, Uuid};
@@ -114,6 +114,7 @@ impl ShareConsumer {
             let name = topic.name().clone();
             subscribed.push(Subscribed { name, id: topic.id(), partitions: count });
         }
+        self.pending.follow(&partitions);
         (self.topics, self.partitions) = (subscribed, partitions);
         self.tell_subscription();
         Ok(())
@@ -162,6 +163,10 @@ impl ShareConsumer {
             let left = deadline.saturating_sub(self.now());
             if !records.is_empty() || left.is_zero() {
                 self.pending.add(&records, &self.partitions);
+                if self.config.durable_delivery_count {
+                    let counted = self.pending.count_deliveries(self.member, &records);
+                    counted.inspect_err(|_| group.notify())?;
+                }
                 return Ok(records);
             }
             if listening.is_none() {
@@ -275,8 +280,10 @@ impl ShareConsumer {
             return Ok(());
         }
         let clock = Arc::clone(self.coordinator.handle().clock());
-        let committed = self.pending.commit(self.member, &*clock);
-        self.group.notify();
+        let (news, committed) = self.pending.commit(self.member, &*clock);
+        if news {
+            self.group.notify();
+        }
         committed
     }
 
@@ -358,7 +365,7 @@ impl ShareConsumer {
             };
             let Some((partition, next)) = found else { break };
             // If somebody else was quicker, there is another look.
-            if let Some(record) = partition.take(self.member, next.record, self.now()) {
+            if let Some(record) = partition.take(self.member, next.record.offset(), self.now()) {
                 budget.take(record.record());
                 records.push(record);
             }

@@ -1,6 +1,6 @@
 //! [`ShareCoordinator`]: what a store has of share groups: those with members, and where their progress is kept.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::format::{ShareStateKey, coordinator_partition};
 use crate::partition::Partition;
 use crate::topic::{Attendant, StoreHandle, Topic, TopicConfig};
+use crate::types::Uuid;
 
 /// Where share groups' progress is kept.
 pub(super) const STATE_TOPIC: &str = "__share_group_state";
@@ -205,7 +206,15 @@ impl ShareCoordinator {
 impl Attendant for ShareCoordinator {
     fn attend(&self) -> Result<()> {
         let open: Vec<_> = self.journals.lock().values().cloned().collect();
-        open.iter().fold(Ok(()), |result, journal| result.and(journal.prune()))
+        if open.is_empty() {
+            return Ok(());
+        }
+        let topics: BTreeSet<Uuid> = self.handle.topics()?.iter().map(Topic::id).collect();
+        let mut result = Ok(());
+        for journal in open {
+            result = result.and(journal.prune(|key| topics.contains(&key.topic_id)));
+        }
+        result
     }
 }
 

@@ -18,86 +18,12 @@
 use std::time::Duration;
 
 use super::spans::{Span, Spans};
+use super::words::{Acknowledge, AcquiredRecords, Change, Limits, NotAcquired, RecordState, StateUpdate};
 use crate::format::{DeliveryState, StateBatch};
+use crate::types::OFFSET_MAX;
 
 /// A delivery count as the log of states can hold it.
 const DELIVERIES_MAX: u16 = i16::MAX as u16;
-
-/// What a consumer says of a record that it got (Kafka's `AcknowledgeType`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Acknowledge {
-    /// It was processed: it is not delivered again.
-    Accept,
-    /// It was not: it is delivered again, to anybody, unless it was delivered too often.
-    Release,
-    /// It cannot be: it is not delivered again.
-    Reject,
-    /// It is being processed: its lock begins anew.
-    Renew,
-}
-
-/// The state of a record of a share group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum RecordState {
-    /// Somebody can have it.
-    Available,
-    /// Somebody has it.
-    Acquired,
-    /// It was processed.
-    Acknowledged,
-    /// It was given up: rejected, delivered too often, or not there (compacted, deleted, aborted).
-    Archived,
-}
-
-/// How many records a share group has in flight, for how long, and how often.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// How long a record stays with whoever acquired it.
-    pub lock_duration: Duration,
-    /// After how many deliveries a record that was not accepted is archived.
-    pub delivery_count: u16,
-    /// At most so many records that are not finished are taken in.
-    pub in_flight: u64,
-}
-
-/// Records with consecutive offsets, acquired.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AcquiredRecords {
-    /// The first of them.
-    pub first_offset: u64,
-    /// The last of them.
-    pub last_offset: u64,
-    /// The how manieth delivery of each it is, from 1.
-    pub delivery_count: u16,
-}
-
-/// A record that was not in the state in which it could be acknowledged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NotAcquired {
-    /// The first such record.
-    pub offset: u64,
-    /// Its state; `None` if it has not been delivered yet.
-    pub state: Option<RecordState>,
-}
-
-/// What has to be written down so that what was acknowledged is durable.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StateUpdate {
-    /// Everything below it is finished.
-    pub start_offset: u64,
-    /// States from there on that changed.
-    pub batches: Vec<StateBatch>,
-    /// How many offsets from there on are finished.
-    pub delivery_complete_count: u64,
-}
-
-/// What became of offsets, told to those who keep track of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Change {
-    Available { first: u64, last: u64 },
-    Finished { first: u64, last: u64 },
-}
 
 /// The records of one partition that a share group has in flight.
 ///
@@ -140,12 +66,16 @@ pub struct InFlight {
     deadline: Option<Duration>,
     /// Offsets whose state is not the one that is written down.
     unwritten: Spans<()>,
+    /// Offsets that were acknowledged since the last write began.
+    settling: Spans<()>,
     /// Whether the start offset has passed such offsets.
     start_unwritten: bool,
     writing: Option<Writing>,
     /// What is acknowledged now goes into the write with this number.
     next_write: u64,
     changes: Option<Vec<Change>>,
+    /// Whether anything became available that was acquired.
+    given_back: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -241,10 +171,12 @@ impl InFlight {
             available_from: start_offset,
             deadline: None,
             unwritten: Spans::default(),
+            settling: Spans::default(),
             start_unwritten: false,
             writing: None,
             next_write: 0,
             changes: None,
+            given_back: false,
         }
     }
 
@@ -252,18 +184,21 @@ impl InFlight {
     pub fn restore(start_offset: u64, batches: &[StateBatch], limits: Limits) -> Self {
         let mut restored = InFlight::new(start_offset, limits);
         for batch in batches.iter().filter(|batch| batch.last_offset >= start_offset) {
-            let first = batch.first_offset.max(start_offset);
+            let (first, last) = (batch.first_offset.max(start_offset), batch.last_offset.min(OFFSET_MAX));
+            if first > last {
+                continue;
+            }
             if first > restored.end {
                 restored.take_in(restored.end, first - 1);
             }
-            restored.end = restored.end.max(batch.last_offset + 1);
+            restored.end = restored.end.max(last + 1);
             let deliveries = batch.delivery_count.min(DELIVERIES_MAX);
             let state = match batch.state {
                 DeliveryState::Available => limits.given_back(deliveries),
                 DeliveryState::Acknowledged => State::Done { accepted: true, deliveries },
                 DeliveryState::Archived => State::Done { accepted: false, deliveries },
             };
-            restored.put(first, batch.last_offset, state);
+            restored.put(first, last, state);
         }
         restored.advance();
         restored
@@ -323,6 +258,12 @@ impl InFlight {
         self.states.iter().filter(has).map(|span| span.len()).sum()
     }
 
+    /// Whether a member has any of some records, and has not acknowledged it.
+    pub(super) fn is_held(&self, member: u64, first: u64, last: u64) -> bool {
+        let held = |span: &Span<State>| matches!(span.value, State::Acquired(lock) if lock.member == member);
+        self.states.within(first, last).iter().any(held)
+    }
+
     /// When the next lock may run out.
     pub fn next_deadline(&self) -> Option<Duration> {
         self.deadline
@@ -331,6 +272,7 @@ impl InFlight {
     /// Takes in records with consecutive offsets, read behind the end offset; what lies between is not there. It is
     /// up to the caller to keep to [`room`](Self::room).
     pub fn take_in(&mut self, first: u64, last: u64) {
+        let last = last.min(OFFSET_MAX);
         if first > self.end {
             self.pass_over(self.end, first - 1);
         }
@@ -344,7 +286,7 @@ impl InFlight {
     /// Says that offsets are not there: between records, or of control records, aborted transactions, and what was
     /// deleted. Those that are acquired stay so.
     pub fn pass_over(&mut self, first: u64, last: u64) {
-        let first = first.max(self.start);
+        let (first, last) = (first.max(self.start), last.min(OFFSET_MAX));
         if first > last {
             return;
         }
@@ -367,7 +309,7 @@ impl InFlight {
 
     /// Gives up records that cannot be delivered, and has that written down. Those that are acquired stay so.
     pub fn archive(&mut self, first: u64, last: u64) {
-        let first = first.max(self.start);
+        let (first, last) = (first.max(self.start), last.min(OFFSET_MAX));
         if first <= last {
             self.unwritten.set(first, last, ());
             self.pass_over(first, last);
@@ -385,6 +327,7 @@ impl InFlight {
         }
         self.states.clear(offset, last);
         self.unwritten.clear(offset, last);
+        self.settling.clear(offset, last);
         if let Some(writing) = &mut self.writing {
             writing.ranges.clear(offset, last);
         }
@@ -410,7 +353,7 @@ impl InFlight {
         let (mut acquired, mut left, mut from) = (Vec::new(), max, self.start);
         while left > 0 {
             let Some((first, last)) = self.next_available(from) else { break };
-            let last = last.min(first + (left - 1));
+            let last = last.min(first.saturating_add(left - 1));
             acquired.extend(self.acquire_range(member, first, last, now));
             left -= last - first + 1;
             from = last + 1;
@@ -470,7 +413,29 @@ impl InFlight {
         };
         let write = self.next_write;
         self.change_locks(first, last, |lock| State::Settling { lock, outcome, write });
+        self.settling.set(first, last, ());
         Ok(())
+    }
+
+    /// Has the delivery counts of acquired records written down with what is written next, so that they are known even
+    /// if this process does not live on.
+    pub fn count_deliveries(&mut self, first: u64, last: u64) {
+        let first = first.max(self.start);
+        for span in self.states.within(first, last) {
+            if matches!(span.value, State::Acquired(_)) {
+                self.unwritten.set(span.first, span.last, ());
+            }
+        }
+    }
+
+    /// Takes back records that a member has acquired and was not given: as if they had not been delivered.
+    pub fn take_back(&mut self, member: u64, first: u64, last: u64) {
+        self.change(first, last, |span| match span.value {
+            State::Acquired(lock) if lock.member == member => {
+                Some(State::Available { deliveries: lock.deliveries.saturating_sub(1) })
+            }
+            _ => None,
+        });
     }
 
     /// Takes back everything that a member has acquired, at once.
@@ -495,19 +460,18 @@ impl InFlight {
     /// Begins to write down everything that was acknowledged, or otherwise changed. `None` if nothing was. One write is
     /// under way at a time: it ends with [`written`](Self::written) or with [`not_written`](Self::not_written).
     pub fn begin_write(&mut self) -> Option<StateUpdate> {
+        if self.writing.is_some() {
+            return None;
+        }
         let number = self.next_write;
-        let settling =
-            |span: Span<State>| matches!(span.value, State::Settling { write, .. } if write == number);
-        let settled = self.states.iter().filter(|span| settling(*span));
-        let settled: Vec<_> = settled.map(|span| (span.first, span.last)).collect();
+        let mut ranges = std::mem::take(&mut self.unwritten);
+        self.settling.iter().for_each(|span| ranges.set(span.first, span.last, ()));
+        self.settling = Spans::default();
         let start = std::mem::take(&mut self.start_unwritten);
-        if self.writing.is_some() || (settled.is_empty() && self.unwritten.is_empty() && !start) {
-            self.start_unwritten = start;
+        if ranges.is_empty() && !start {
             return None;
         }
         self.next_write += 1;
-        let mut ranges = std::mem::take(&mut self.unwritten);
-        settled.into_iter().for_each(|(first, last)| ranges.set(first, last, ()));
         let update = self.update(number, &ranges);
         self.writing = Some(Writing { number, ranges, start });
         Some(update)
@@ -552,6 +516,11 @@ impl InFlight {
     /// What became of offsets since the last time.
     pub(super) fn take_changes(&mut self) -> Vec<Change> {
         self.changes.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Whether anything became available that was acquired, since the last time.
+    pub(super) fn take_given_back(&mut self) -> bool {
+        std::mem::take(&mut self.given_back)
     }
 
     /// Whether there is anything to write down.
@@ -619,10 +588,16 @@ impl InFlight {
             }
             other => other,
         };
-        let unfinished = self.states.iter().find(|span| !after(span.value).is_done());
-        let start_offset = unfinished.map_or(self.end, |span| span.first);
-        let finished = self.states.from(start_offset).filter(|span| after(span.value).is_done());
-        let delivery_complete_count = finished.map(|span| span.len()).sum();
+        let first = self.states.iter().find(|span| !after(span.value).is_done());
+        let start_offset = first.map_or(self.end, |span| span.first);
+        let mut unfinished = self.unfinished;
+        for range in ranges.iter() {
+            let settled = self.states.within(range.first, range.last).into_iter();
+            let settled = settled.filter(|span| !span.value.is_done() && after(span.value).is_done());
+            unfinished -= settled.map(|span| span.len()).sum::<u64>();
+        }
+        // All offsets in flight have a state.
+        let delivery_complete_count = (self.end - start_offset).saturating_sub(unfinished);
         let mut batches: Vec<StateBatch> = Vec::new();
         for range in ranges.from(start_offset) {
             for span in self.states.within(range.first, range.last) {
@@ -672,6 +647,7 @@ impl InFlight {
                 (true, false) => self.unfinished += span.len(),
                 _ => {}
             }
+            self.given_back |= matches!(state, State::Available { .. });
             self.states.set(span.first, span.last, state);
             self.note(span.first, span.last, state);
         }

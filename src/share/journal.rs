@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::in_flight::StateUpdate;
 use super::spans::Spans;
+use super::words::StateUpdate;
 use crate::clock::Clock;
 use crate::error::{Error, FormatError, Result};
 use crate::format::{
@@ -118,18 +118,33 @@ struct Round(Mutex<Option<BTreeSet<ShareStateKey>>>);
 /// A round under way. However it ends, everybody in it is told.
 struct Writing {
     round: Arc<Round>,
+    /// What has not been begun.
+    waiting: Vec<Arc<dyn Source>>,
     /// What was begun and has not ended.
     begun: Vec<(Arc<dyn Source>, StateUpdate)>,
-    unwritten: BTreeSet<ShareStateKey>,
+}
+
+impl Writing {
+    /// The keys of what is not written.
+    fn unwritten(&self) -> BTreeSet<ShareStateKey> {
+        let begun = self.begun.iter().map(|(source, _)| source);
+        begun.chain(&self.waiting).map(|source| source.key().clone()).collect()
+    }
 }
 
 impl Drop for Writing {
     fn drop(&mut self) {
+        let unwritten = self.unwritten();
         for (source, _) in self.begun.drain(..) {
             source.end_write(false);
-            self.unwritten.insert(source.key().clone());
         }
-        *self.round.0.lock() = Some(std::mem::take(&mut self.unwritten));
+        // What was to be written by this round is not to be written by a later one, of which nobody would hear.
+        for source in self.waiting.drain(..) {
+            if source.begin_write().is_some() {
+                source.end_write(false);
+            }
+        }
+        *self.round.0.lock() = Some(unwritten);
     }
 }
 
@@ -267,22 +282,19 @@ impl Journal {
         let mut gathered = std::mem::take(&mut *self.gathering.lock()).sources;
         gathered.sort_by(|left, right| left.key().cmp(right.key()));
         gathered.dedup_by(|left, right| left.key() == right.key());
-        let mut writing = Writing { round, begun: Vec::new(), unwritten: BTreeSet::new() };
-        let error = self.write(gathered, &mut writing).err();
-        let failed = writing.begun.iter().map(|(source, _)| source.key());
-        let failed: BTreeSet<_> = failed.chain(&writing.unwritten).cloned().collect();
+        let mut writing = Writing { round, waiting: gathered, begun: Vec::new() };
+        let error = self.write(&mut writing).err();
+        let failed = writing.unwritten();
         drop(writing);
         let ours = sources.iter().map(|source| source.key()).filter(|key| failed.contains(*key));
         Committed { unwritten: ours.cloned().collect(), error }
     }
 
-    /// Writes what the sources have, some at a time. What was not begun when one failed is unwritten.
-    fn write(&self, gathered: Vec<Arc<dyn Source>>, writing: &mut Writing) -> Result<()> {
-        writing.unwritten = gathered.iter().map(|source| source.key().clone()).collect();
+    /// Writes what a round has, some at a time.
+    fn write(&self, writing: &mut Writing) -> Result<()> {
         self.load_if_stale()?;
         let (mut records, mut bytes) = (Vec::new(), 0);
-        for source in gathered {
-            writing.unwritten.remove(source.key());
+        while let Some(source) = writing.waiting.pop() {
             let Some(update) = source.begin_write() else { continue };
             let key = source.key().clone();
             writing.begun.push((source, update.clone()));
@@ -388,11 +400,13 @@ impl Journal {
         Ok(())
     }
 
-    /// Lets go what lies below all snapshots, once that is worth it.
-    pub(super) fn prune(&self) -> Result<()> {
+    /// Lets go what lies below all snapshots, once that is worth it, and keys that nobody can want any more.
+    pub(super) fn prune(&self, wanted: impl Fn(&ShareStateKey) -> bool) -> Result<()> {
         if self.log.log_end() - self.log.log_start() < PRUNE_RECORDS {
             return Ok(());
         }
+        let unwanted: Vec<_> = self.keys().into_iter().filter(|key| !wanted(key)).collect();
+        self.delete(&unwanted)?;
         let _writer = self.writer.lock();
         self.load_if_stale()?;
         self.renew_cold_snapshots()?;

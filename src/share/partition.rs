@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::in_flight::{
-    Acknowledge, AcquiredRecords, InFlight, Limits, NotAcquired, RecordState, StateUpdate,
-};
+use super::in_flight::InFlight;
 use super::journal::{Journal, Progress, Source};
 use super::queue::{Next, Priority, Queue};
 use super::record::ShareRecord;
+use super::words::{Acknowledge, AcquiredRecords, Limits, NotAcquired, RecordState, StateUpdate};
 use crate::error::{Error, Result};
 use crate::format::{ShareStateKey, StoredRecord};
 use crate::partition::{Isolation, Partition, Records};
@@ -38,6 +37,37 @@ struct Inner {
     read_to: u64,
     /// Damage that was met: the first offset that cannot be read, and where reading can go on.
     damage: Option<(u64, u64)>,
+    /// Whether something was deleted while it was to be read, so that another look is needed.
+    moved: bool,
+    /// Whether others that wait should look again.
+    news: bool,
+    /// Whether the log was cut below what is written down.
+    cut: bool,
+}
+
+impl Inner {
+    /// Whether nothing more is read until something is finished.
+    fn is_full(&self) -> bool {
+        self.in_flight.room() == 0 || self.queue.as_ref().is_some_and(|queue| !queue.has_room())
+    }
+
+    /// Tells the queue what became of records.
+    fn follow_changes(&mut self, now: Duration) {
+        if let Some(queue) = &mut self.queue {
+            queue.follow(self.in_flight.take_changes(), &self.in_flight, now);
+        }
+    }
+
+    /// What was deleted meanwhile is no error: the next look passes over it.
+    fn forgive(&mut self, read: Result<()>) -> Result<()> {
+        match read {
+            Err(Error::OffsetOutOfRange { .. }) => {
+                (self.moved, self.damage) = (true, None);
+                Ok(())
+            }
+            other => other,
+        }
+    }
 }
 
 /// How much a poll may still take.
@@ -89,7 +119,8 @@ impl SharePartition {
             in_flight.track_changes();
         }
         let (read_to, queue) = (in_flight.start_offset(), priority.map(Queue::new));
-        let inner = Inner { in_flight, tail: None, queue, read_to, damage: None };
+        let (tail, damage, moved, news, cut) = (None, None, false, false, false);
+        let inner = Inner { in_flight, tail, queue, read_to, damage, moved, news, cut };
         let opened = SharePartition { key, log, journal, isolation, inner: Mutex::new(inner) };
         opened.follow_cut()?;
         Ok(opened)
@@ -124,6 +155,7 @@ impl SharePartition {
         let mut taken = Vec::new();
         let read = self.read_again(inner, budget, &mut taken);
         let read = read.and_then(|()| self.read_on(inner, budget, &mut taken));
+        let read = inner.forgive(read);
         let any = !taken.is_empty();
         hand_out(&mut inner.in_flight, member, now, taken, |record, delivery_count| {
             out.push(ShareRecord::new(self.id().clone(), record, delivery_count));
@@ -144,6 +176,7 @@ impl SharePartition {
         inner.in_flight.expire(now);
         self.follow_start(inner);
         let read = self.read_ahead(inner, now);
+        let read = inner.forgive(read);
         let Some(queue) = &mut inner.queue else { return Ok((None, Wait::default())) };
         let next = queue.next(&inner.in_flight, now);
         if next.is_none() {
@@ -152,10 +185,10 @@ impl SharePartition {
         Ok((next, self.wait(inner, bound)))
     }
 
-    /// Gives a member one record; `None` if somebody else got it.
-    pub(super) fn take(&self, member: u64, record: StoredRecord, now: Duration) -> Option<ShareRecord> {
+    /// Gives a member one record that was read ahead; `None` if somebody else got it.
+    pub(super) fn take(&self, member: u64, offset: u64, now: Duration) -> Option<ShareRecord> {
         let inner = &mut *self.inner.lock();
-        let offset = record.offset();
+        let record = inner.queue.as_ref()?.get(offset)?.clone();
         let acquired = inner.in_flight.acquire_range(member, offset, offset, now);
         let delivery_count = acquired.first()?.delivery_count;
         Some(ShareRecord::new(self.id().clone(), record, delivery_count))
@@ -171,8 +204,28 @@ impl SharePartition {
         self.inner.lock().in_flight.acknowledge(member, first, last, word, now)
     }
 
+    /// Whether a member has any of some records, and has not acknowledged it.
+    pub(super) fn is_held(&self, member: u64, first: u64, last: u64) -> bool {
+        self.inner.lock().in_flight.is_held(member, first, last)
+    }
+
+    /// Has it written down that records were delivered.
+    pub(super) fn count_deliveries(&self, first: u64, last: u64) {
+        self.inner.lock().in_flight.count_deliveries(first, last);
+    }
+
+    /// Takes back records that a member has acquired and was not given.
+    pub(super) fn take_back(&self, member: u64, first: u64, last: u64) {
+        self.inner.lock().in_flight.take_back(member, first, last);
+    }
+
     pub(super) fn release_member(&self, member: u64) {
         self.inner.lock().in_flight.release_member(member);
+    }
+
+    /// Whether others that wait should look again since the last time this was asked.
+    pub(super) fn take_news(&self) -> bool {
+        std::mem::take(&mut self.inner.lock().news)
     }
 
     pub(super) fn is_unwritten(&self) -> bool {
@@ -217,10 +270,11 @@ impl SharePartition {
     }
 
     /// What has to happen before there may be more than was just found.
-    fn wait(&self, inner: &Inner, bound: u64) -> Wait {
-        let full = inner.queue.as_ref().is_some_and(|queue| !queue.has_room()) || inner.in_flight.room() == 0;
-        // Everything below the bound that can be read has been.
-        let beyond = (!full).then(|| bound.max(inner.in_flight.end_offset()));
+    fn wait(&self, inner: &mut Inner, bound: u64) -> Wait {
+        let end = inner.in_flight.end_offset();
+        // Everything below the bound that can be read has been, unless it moved under the reader.
+        let bound = if std::mem::take(&mut inner.moved) { end } else { bound.max(end) };
+        let beyond = (!inner.is_full()).then_some(bound);
         Wait { beyond, deadline: inner.in_flight.next_deadline() }
     }
 
@@ -243,16 +297,21 @@ impl SharePartition {
             let inner = &mut *self.inner.lock();
             // Asked under the lock: whoever took in more has let go of it.
             let log_end = self.log.log_end();
-            if inner.in_flight.end_offset() <= log_end {
+            if inner.in_flight.end_offset() > log_end {
+                inner.in_flight.forget_from(log_end);
+                (inner.tail, inner.read_to, inner.cut) = (None, inner.read_to.min(log_end), true);
+                inner.follow_changes(Duration::ZERO);
+            }
+            if !inner.cut {
                 return Ok(());
             }
-            inner.in_flight.forget_from(log_end);
-            (inner.tail, inner.read_to) = (None, inner.read_to.min(log_end));
         }
         self.journal.set(&self.key, || {
             let StateUpdate { start_offset, batches, .. } = self.inner.lock().in_flight.snapshot();
             Progress { start: Some(start_offset), batches }
-        })
+        })?;
+        self.inner.lock().cut = false;
+        Ok(())
     }
 
     /// Reads records that are available again.
@@ -344,10 +403,7 @@ impl SharePartition {
 
     /// Reads ahead, by priority, as far as there is room.
     fn read_ahead(&self, inner: &mut Inner, now: Duration) -> Result<()> {
-        let changes = inner.in_flight.take_changes();
-        if let Some(queue) = &mut inner.queue {
-            queue.follow(changes, &inner.in_flight, now);
-        }
+        inner.follow_changes(now);
         let mut read = Ok(());
         while inner.queue.as_ref().is_some_and(Queue::has_room) {
             let from = inner.read_to;
@@ -390,8 +446,7 @@ impl SharePartition {
                 let first = Records::position(tail);
                 inner.damage = tail.skip_damage().map(|behind| (first, behind));
                 inner.tail = None;
-                // Deleted meanwhile: the next look passes over it.
-                if matches!(error, Error::OffsetOutOfRange { .. }) { Ok(None) } else { Err(error) }
+                Err(error)
             }
             found => found,
         }
@@ -408,8 +463,14 @@ impl Source for SharePartition {
     }
 
     fn end_write(&self, written: bool) {
-        let in_flight = &mut self.inner.lock().in_flight;
-        if written { in_flight.written() } else { in_flight.not_written() }
+        let inner = &mut *self.inner.lock();
+        let was_full = inner.is_full();
+        if written {
+            inner.in_flight.written();
+        } else {
+            inner.in_flight.not_written();
+        }
+        inner.news |= was_full || inner.in_flight.take_given_back();
     }
 }
 
@@ -467,11 +528,8 @@ fn hand_out(
     records: Vec<StoredRecord>,
     mut out: impl FnMut(StoredRecord, u16),
 ) {
-    let acquired: Vec<AcquiredRecords> = runs(&records)
-        .collect::<Vec<_>>()
-        .into_iter()
-        .flat_map(|(first, last)| in_flight.acquire_range(member, first, last, now))
-        .collect();
+    let acquired: Vec<AcquiredRecords> =
+        runs(&records).flat_map(|(first, last)| in_flight.acquire_range(member, first, last, now)).collect();
     let mut acquired = acquired.into_iter().peekable();
     for record in records {
         while acquired.next_if(|range| range.last_offset < record.offset()).is_some() {}

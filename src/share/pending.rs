@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::in_flight::{Acknowledge, NotAcquired, RecordState};
 use super::journal::{Journal, Source};
 use super::partition::SharePartition;
 use super::record::ShareRecord;
 use super::spans::Spans;
+use super::words::{Acknowledge, NotAcquired, RecordState};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::types::TopicPartition;
@@ -30,12 +30,7 @@ struct Held {
 impl Pending {
     /// Takes in records that were acquired.
     pub(super) fn add(&mut self, records: &[ShareRecord], partitions: &[Arc<SharePartition>]) {
-        let follows = |left: &ShareRecord, right: &ShareRecord| {
-            left.offset() + 1 == right.offset() && left.topic_partition() == right.topic_partition()
-        };
-        for run in records.chunk_by(follows) {
-            let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
-            let id = first.topic_partition();
+        for (id, first, last) in runs(records) {
             if !self.held.contains_key(id) {
                 let Some(partition) = partitions.iter().find(|partition| partition.id() == id) else {
                     continue;
@@ -44,7 +39,16 @@ impl Pending {
                 self.held.insert(id.clone(), held);
             }
             if let Some(held) = self.held.get_mut(id) {
-                held.words.set(first.offset(), last.offset(), None);
+                held.words.set(first, last, None);
+            }
+        }
+    }
+
+    /// Forgets what belongs to topics that are gone, and whose names others have now.
+    pub(super) fn follow(&mut self, partitions: &[Arc<SharePartition>]) {
+        for partition in partitions {
+            if self.held.get(partition.id()).is_some_and(|held| !Arc::ptr_eq(&held.partition, partition)) {
+                self.held.remove(partition.id());
             }
         }
     }
@@ -62,6 +66,34 @@ impl Pending {
     /// Whether there is anything to commit.
     pub(super) fn has_words(&self) -> bool {
         self.held.values().any(|held| held.words.iter().any(|span| span.value.is_some()))
+    }
+
+    /// Writes down that records are being delivered. If that fails, they are not: they are available as before.
+    pub(super) fn count_deliveries(&mut self, member: u64, records: &[ShareRecord]) -> Result<()> {
+        let mut left = Vec::new();
+        for run in runs(records) {
+            let Some(held) = self.held.get(run.0) else { continue };
+            held.partition.count_deliveries(run.1, run.2);
+            if !left.iter().any(|known| Arc::ptr_eq(known, &held.partition)) {
+                left.push(Arc::clone(&held.partition));
+            }
+        }
+        let failed = loop {
+            let mut written = Vec::new();
+            let failed = commit(&left, |partition| written.push(partition.id().clone()));
+            left.retain(|partition| !written.contains(partition.id()));
+            if left.is_empty() || failed.is_some() {
+                break failed;
+            }
+        };
+        let Some(error) = failed else { return Ok(()) };
+        for (id, first, last) in runs(records) {
+            if let Some(held) = self.held.get_mut(id) {
+                held.partition.take_back(member, first, last);
+                held.words.clear(first, last);
+            }
+        }
+        Err(error)
     }
 
     /// Takes a word on a record.
@@ -86,33 +118,40 @@ impl Pending {
         Ok(())
     }
 
-    /// Commits what was said. What cannot be written is kept.
-    pub(super) fn commit(&mut self, member: u64, clock: &dyn Clock) -> Result<()> {
+    /// Commits what was said. What cannot be written is kept. Says whether others that wait should look again.
+    pub(super) fn commit(&mut self, member: u64, clock: &dyn Clock) -> (bool, Result<()>) {
+        let mut news = false;
         loop {
             let mut changed = Vec::new();
             for (id, held) in &mut self.held {
                 let (any, lapsed) = held.apply(member, clock.monotonic());
-                let outcome = self.outcomes.entry(id.clone()).or_insert(Ok(()));
-                if let (Some(lapsed), true) = (lapsed, outcome.is_ok()) {
-                    *outcome = Err(not_acquired(id, lapsed));
-                }
                 if any {
                     changed.push(Arc::clone(&held.partition));
+                    self.outcomes.entry(id.clone()).or_insert(Ok(()));
+                }
+                if let Some(lapsed) = lapsed {
+                    let outcome = self.outcomes.entry(id.clone()).or_insert(Ok(()));
+                    if outcome.is_ok() {
+                        *outcome = Err(not_acquired(id, lapsed));
+                    }
                 }
             }
             let held = &mut self.held;
             let failed = commit(&changed, |partition| {
                 if let Some(held) = held.get_mut(partition.id()) {
-                    held.forget_words();
+                    held.forget_words(member);
                 }
             });
             self.held.retain(|_, held| !held.words.is_empty());
-            if let Some(error) = failed {
-                return Err(error);
+            for partition in &changed {
+                news |= partition.take_news();
             }
-            // What is left was to be written by somebody who failed: now we try ourselves, and hear why.
+            if let Some(error) = failed {
+                return (news, Err(error));
+            }
+            // What is left was written by somebody who failed: now we try ourselves, and hear why.
             if !self.has_words() {
-                return Ok(());
+                return (news, Ok(()));
             }
         }
     }
@@ -148,10 +187,33 @@ impl Held {
         (any, first_lapsed)
     }
 
-    fn forget_words(&mut self) {
+    /// Forgets what was said and is written. Somebody else's write may have taken it along before we asked for one,
+    /// and failed: then it is as if it had not been said, and is still to be.
+    fn forget_words(&mut self, member: u64) {
         let said: Vec<_> = self.words.iter().filter(|span| span.value.is_some()).collect();
-        said.iter().for_each(|span| self.words.clear(span.first, span.last));
+        for span in said {
+            if !self.partition.is_held(member, span.first, span.last) {
+                self.words.clear(span.first, span.last);
+                continue;
+            }
+            for offset in span.first..=span.last {
+                if !self.partition.is_held(member, offset, offset) {
+                    self.words.clear(offset, offset);
+                }
+            }
+        }
     }
+}
+
+/// Records with consecutive offsets: the partition, the first and the last offset.
+fn runs(records: &[ShareRecord]) -> impl Iterator<Item = (&TopicPartition, u64, u64)> {
+    let follows = |left: &ShareRecord, right: &ShareRecord| {
+        left.offset() + 1 == right.offset() && left.topic_partition() == right.topic_partition()
+    };
+    records.chunk_by(follows).filter_map(|run| {
+        let (first, last) = (run.first()?, run.last()?);
+        Some((first.topic_partition(), first.offset(), last.offset()))
+    })
 }
 
 /// Writes down what has changed in partitions, those together whose progress is kept in the same place. Tells of each
@@ -160,16 +222,16 @@ pub(super) fn commit(
     partitions: &[Arc<SharePartition>],
     mut written: impl FnMut(&SharePartition),
 ) -> Option<Error> {
-    let mut places: Vec<(&Arc<Journal>, Vec<Arc<dyn Source>>)> = Vec::new();
+    let mut journals: Vec<&Arc<Journal>> = Vec::new();
     for partition in partitions {
-        let source: Arc<dyn Source> = Arc::<SharePartition>::clone(partition);
-        match places.iter_mut().find(|(journal, _)| Arc::ptr_eq(journal, partition.journal())) {
-            Some((_, sources)) => sources.push(source),
-            None => places.push((partition.journal(), vec![source])),
+        if !journals.iter().any(|journal| Arc::ptr_eq(journal, partition.journal())) {
+            journals.push(partition.journal());
         }
     }
     let mut failed = None;
-    for (journal, sources) in places {
+    for journal in journals {
+        let here = partitions.iter().filter(|partition| Arc::ptr_eq(journal, partition.journal()));
+        let sources: Vec<_> = here.map(|partition| Arc::clone(partition) as Arc<dyn Source>).collect();
         let committed = journal.commit(&sources);
         let here = partitions.iter().filter(|partition| Arc::ptr_eq(journal, partition.journal()));
         here.filter(|partition| !committed.unwritten.contains(partition.key()))

@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::in_flight::{Change, InFlight, RecordState};
+use super::in_flight::InFlight;
 use super::order::PriorityOrder;
+use super::words::{Change, RecordState};
 use crate::format::StoredRecord;
 
 /// What is kept besides a record's bytes, about.
@@ -125,6 +126,11 @@ impl Queue {
             self.bytes -= size(&before.record);
         }
         self.offer(offset, now);
+    }
+
+    /// A record that was read ahead and is not finished.
+    pub(super) fn get(&self, offset: u64) -> Option<&StoredRecord> {
+        self.loaded.get(&offset).map(|loaded| &loaded.record)
     }
 
     /// Follows what became of records.

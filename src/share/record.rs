@@ -3,7 +3,8 @@
 use crate::format::{Headers, StoredRecord};
 use crate::types::TopicPartition;
 
-/// A record, where it comes from, and the how manieth delivery of it this is. It shares the memory of the stored batch.
+/// A record, where it comes from, and how often it was delivered. It shares the memory of the stored batch; by
+/// priority, it has been copied out of it when it was read ahead.
 #[derive(Debug, Clone)]
 pub struct ShareRecord {
     partition: TopicPartition,

@@ -16,7 +16,7 @@ mod zombies;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use annals::format::consumer_protocol::{Owned, Subscription};
+use annals::format::consumer_protocol::{StickyUserData, Subscription};
 use annals::group::{Assignor, CooperativeStickyAssignor, GroupMember, RebalanceProtocol, StickyAssignor};
 use annals::{TopicName, TopicPartition};
 
@@ -75,7 +75,7 @@ impl Group {
     /// Makes a member say, in the way of either assignor, that it has partitions since a generation.
     fn claim(&mut self, id: &str, owned: Vec<TopicPartition>, generation: i32) {
         let subscription = &mut self.members.get_mut(id).unwrap().subscription;
-        let data = Owned { partitions: owned.clone(), generation };
+        let data = StickyUserData { partitions: owned.clone(), generation };
         subscription.user_data = Some(data.encode().unwrap().into());
         subscription.owned = owned;
         subscription.generation = generation;

@@ -7,7 +7,7 @@ use super::{Group, assert_is};
 /// Topics, the members with what they want and what each gets of `range` and of `roundrobin`.
 type Case = (&'static str, &'static [(&'static str, &'static str, &'static str, &'static str)]);
 
-const CASES: [Case; 12] = [
+const CASES: [Case; 13] = [
     ("", &[("a", "", "", "")]),
     ("", &[("a", "gone", "", "")]),
     ("t1:0", &[("a", "t1", "", "")]),
@@ -31,6 +31,8 @@ const CASES: [Case; 12] = [
             ("b", "t1 t2", "t1-2 t2-2", "t1-1 t2-0 t2-2"),
         ],
     ),
+    // To ask twice is no use.
+    ("t1:2 t2:1", &[("a", "t2 t1 t1", "t1-0 t2-0", "t1-0 t2-0"), ("b", "t1 t2", "t1-1", "t1-1")]),
     // Members that want nothing are passed over, and so are those that want something else.
     (
         "t1:7 t2:1",

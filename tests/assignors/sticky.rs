@@ -30,7 +30,7 @@ fn names_and_protocols_are_those_of_kafka() {
 /// Topics, and members with what they want and what each gets at first.
 type Case = (&'static str, &'static [(&'static str, &'static str, &'static str)]);
 
-const FIRST: [Case; 12] = [
+const FIRST: [Case; 13] = [
     ("", &[("a", "", "")]),
     ("t:0", &[("a", "t", "")]),
     ("", &[("a", "t", "")]),
@@ -39,6 +39,7 @@ const FIRST: [Case; 12] = [
     ("t:1", &[("a", "t", "t-0"), ("b", "t", "")]),
     ("t:2", &[("a", "t", "t-0"), ("b", "t", "t-1")]),
     ("t1:3 t2:3", &[("a", "t1 t2", "t1-0 t1-2 t2-1"), ("b", "t1 t2", "t1-1 t2-0 t2-2")]),
+    ("t1:2 t2:1", &[("a", "t2 t1 t1", "t1-0 t2-0"), ("b", "t1 t2", "t1-1")]),
     // A topic that is gone is no reason not to share out the others.
     ("t1:1 t3:3", &[("a", "t1 t2 t3", "t1-0 t3-0 t3-1 t3-2")]),
     ("t1:3 t2:2", &[("a", "t1", "t1-0 t1-2"), ("b", "t1 t2", "t2-0 t2-1"), ("c", "t1", "t1-1")]),
@@ -195,8 +196,12 @@ fn each_topic_stays_spread_over_all() {
         let steps: [(&[&str], &[&str], usize); 3] =
             [(&["b"], &[], 6), (&["c", "d"], &[], 3), (&[], &["a", "b"], 6)];
         for (joining, leaving, each) in steps {
-            joining.iter().for_each(|id| drop(group.join(id, "t1 t2")));
-            leaving.iter().for_each(|id| group.leave(id));
+            for id in joining {
+                group.join(id, "t1 t2");
+            }
+            for id in leaving {
+                group.leave(id);
+            }
             group.rebalance(assignor);
             for list in group.assignment().values() {
                 for topic in ["t1", "t2"] {
@@ -268,6 +273,23 @@ fn members_that_want_different_topics_even_out_by_small_steps() {
         group.topics("t1:1 t2:1 t3:1 t4:1 t5:1 t6:2");
         group.rebalance(assignor);
         assert_is(&group.assignment(), &[("a", "t1-0 t2-0"), ("b", "t3-0 t4-0"), ("c", "t5-0 t6-0 t6-1")]);
+    }
+}
+
+#[test]
+fn what_nobody_has_moves_before_what_somebody_has() {
+    // t-0 goes to b and then s-0 too, as x and y have more; b can pass t-0 on to c, so that a need not give one.
+    let mut group = Group::new("q:8 r:2 s:1 t:1");
+    for (id, wanted) in [("a", "r"), ("b", "s t"), ("c", "r t"), ("x", "q s"), ("y", "q s")] {
+        group.join(id, wanted);
+    }
+    let had = [("a", "r-0 r-1", 1), ("x", "q-0 q-1 q-2 q-3", 1), ("y", "q-4 q-5 q-6 q-7", 1)];
+    group.claims(&had);
+    for assignor in STICKY {
+        let mut group = group.clone();
+        assert_eq!(group.rebalance(assignor), 1);
+        let [a, x, y] = had.map(|(id, owned, _)| (id, owned));
+        assert_is(&group.assignment(), &[a, ("b", "s-0"), ("c", "t-0"), x, y]);
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use annals::format::consumer_protocol::{Owned, decode_generation, encode_generation};
+use annals::format::consumer_protocol::{StickyUserData, decode_generation, encode_generation};
 use annals::group::{Assignor, CooperativeStickyAssignor, StickyAssignor};
 use annals::{FormatError, TopicPartition};
 
@@ -124,6 +124,37 @@ fn one_who_comes_back_gets_its_own_back() {
 }
 
 #[test]
+fn whoever_had_it_last_gets_back_what_its_owner_gives_up() {
+    let cases = [
+        ([("a", "", 3), ("c", "t-1 t-2", 1)], [("a", "t-4 t-5"), ("c", "t-1 t-2")]),
+        ([("a", "t-1", 2), ("c", "t-1 t-2", 1)], [("a", "t-1 t-4"), ("c", "t-2 t-5")]),
+        ([("a", "t-1", 1), ("c", "t-1 t-2", 2)], [("a", "t-4 t-5"), ("c", "t-1 t-2")]),
+    ];
+    for (claims, [a, c]) in cases {
+        let mut group = Group::new("t:6 other:2");
+        for id in ["a", "b", "c"] {
+            group.join(id, "t");
+        }
+        group.claims(&claims);
+        group.claims(&[("b", "t-0 t-1 t-2 t-3 t-4 t-5", 3)]);
+        assert_is(&group.assign(&StickyAssignor), &[a, ("b", "t-0 t-3"), c]);
+        // The same where not all want the same.
+        group.join("d", "other");
+        let d = ("d", "other-0 other-1");
+        assert_is(&group.assign(&StickyAssignor), &[a, ("b", "t-0 t-3"), c, d]);
+    }
+}
+
+#[test]
+fn who_claims_twice_does_not_contradict_itself() {
+    let mut group = Group::new("t:4");
+    group.join("a", "t");
+    group.join("b", "t");
+    group.claims(&[("a", "t-3 t-2 t-3", 1), ("b", "t-0 t-1", 1)]);
+    assert_is(&group.assign(&CooperativeStickyAssignor), &[("a", "t-2 t-3"), ("b", "t-0 t-1")]);
+}
+
+#[test]
 fn all_come_back_with_what_they_had_before_one_had_everything() {
     for (first, last) in [("t t2 t3", "t t2 t3"), ("t", "t t2")] {
         let mut group = Group::new("t:4 t2:4 t3:4");
@@ -195,13 +226,19 @@ fn user_data_of_sticky() {
            \0\x06orders\0\0\0\x02\0\0\0\0\0\0\0\x02\0\0\0\x07"[..]
     );
     let sorted = partitions("clicks-1 orders-0 orders-2");
-    assert_eq!(Owned::decode(&data), Ok(Owned { partitions: sorted.clone(), generation: 7 }));
+    assert_eq!(
+        StickyUserData::decode(&data),
+        Ok(StickyUserData { partitions: sorted.clone(), generation: 7 })
+    );
     // Version 0 has no generation.
     let version_0 = &data[..data.len() - 4];
-    assert_eq!(Owned::decode(version_0), Ok(Owned { partitions: sorted, generation: -1 }));
-    assert!(matches!(Owned::decode(&data[..9]), Err(FormatError::Short { .. })));
+    assert_eq!(StickyUserData::decode(version_0), Ok(StickyUserData { partitions: sorted, generation: -1 }));
+    assert!(matches!(StickyUserData::decode(&data[..9]), Err(FormatError::Short { .. })));
     let nothing = StickyAssignor.user_data(&[], 3).unwrap();
-    assert_eq!(Owned::decode(&nothing), Ok(Owned { partitions: Vec::new(), generation: 3 }));
+    assert_eq!(
+        StickyUserData::decode(&nothing),
+        Ok(StickyUserData { partitions: Vec::new(), generation: 3 })
+    );
 }
 
 #[test]

@@ -12,6 +12,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use annals::consumer::{Consumer, ConsumerRecords};
+use annals::group::{OffsetAndMetadata, OffsetCommit};
 use annals::{Result, TopicName, TopicPartition};
 
 /// Longer than any test.
@@ -19,6 +20,11 @@ pub const LONG: Duration = Duration::from_secs(3600);
 
 pub fn id(topic: &str, partition: u32) -> TopicPartition {
     TopicPartition { topic: TopicName::new(topic).unwrap(), partition }
+}
+
+/// That position of a partition, to be committed.
+pub fn at(partition: TopicPartition, offset: u64) -> OffsetCommit {
+    OffsetCommit { partition, position: OffsetAndMetadata::new(offset) }
 }
 
 /// `topic-partition:offset=value` of each record, in the order in which they came.

@@ -899,13 +899,15 @@ impl Case {
             (!kept.emptied || kept.marker.is_none())
                 .then(|| Batch { max_timestamp: kept.max_timestamp, ..batch.clone() })
         };
-        for until in self.model.ever.iter().map(|batch| batch.base).chain([u64::MAX, 0]) {
-            let mut other = self.model.clone();
-            let told = |batch: &Batch| if batch.base < until { Some(batch.clone()) } else { left(batch) };
-            other.told = self.model.ever.iter().filter_map(told).collect();
-            if check_producers(&log, &other).is_ok() {
-                self.model.told = other.told;
-                return Ok(());
+        for all in [self.model.ever.clone(), self.model.told.clone()] {
+            for until in all.iter().map(|batch| batch.base).chain([u64::MAX, 0]) {
+                let mut other = self.model.clone();
+                let told = |batch: &Batch| if batch.base < until { Some(batch.clone()) } else { left(batch) };
+                other.told = all.iter().filter_map(told).collect();
+                if check_producers(&log, &other).is_ok() {
+                    self.model.told = other.told;
+                    return Ok(());
+                }
             }
         }
         known

@@ -537,3 +537,39 @@ fn producers_may_outlast_a_log_begun_anew_halfway() {
         ],
     );
 }
+
+/// What a power cut had taken of one producer stays forgotten when a truncation goes back to a compacted batch of
+/// another.
+#[test]
+fn what_is_forgotten_of_a_producer_stays_so_in_a_compacted_log() {
+    let setup =
+        Setup { compact: true, segment_bytes: 538, retention_bytes: None, ..Setup::of(Level::Process) };
+    let by = |producer, numbered, transactional, ages: &[i16]| Step::Produce {
+        producer,
+        numbered,
+        transactional,
+        records: records(ages),
+    };
+    replay(
+        setup,
+        &[
+            by(1, Numbered::Next, true, &[0]),
+            append(&[0]),
+            Step::DeleteRecords { part: 85 },
+            Step::CutPower { seed: 0 },
+            by(0, Numbered::NewEpoch, false, &[0, 0, 0]),
+            append(&[0]),
+            produce(&[0]),
+            append(&[0]),
+            produce(&[0]),
+            produce(&[0, 0, 0]),
+            append(&[0, 0, 0, 0]),
+            append(&[0]),
+            append(&[0, 0]),
+            Step::Compact,
+            append(&[0]),
+            Step::DeleteRecords { part: 64 },
+            Step::TruncateTo { part: 101 },
+        ],
+    );
+}

@@ -38,9 +38,9 @@ struct Shares<'l, 'a> {
 #[derive(Default, Clone)]
 struct Member {
     load: usize,
-    /// By topic, as are those below: what it gets.
+    /// What it gets, by topic.
     gets: BTreeMap<usize, usize>,
-    /// What it has.
+    /// What it has, by topic.
     has: BTreeMap<usize, usize>,
 }
 
@@ -48,7 +48,7 @@ impl<'l, 'a> Shares<'l, 'a> {
     fn of_owners(layout: &'l Layout<'a>, claims: &[Claim]) -> Self {
         let mut members = vec![Member::default(); layout.members.len()];
         let mut left: Vec<usize> = layout.topics.iter().map(|topic| topic.partitions as usize).collect();
-        for ((topic, _), claim) in layout.partitions().zip(claims) {
+        for ((topic, _), claim) in layout.every_partition().zip(claims) {
             let owner = claim.owner.and_then(|owner| members.get_mut(owner));
             if let (Some(owner), Some(left)) = (owner, left.get_mut(topic)) {
                 owner.load += 1;

@@ -85,7 +85,7 @@ impl<'a> Layout<'a> {
     }
 
     /// All partitions in order: the topic and the number of each.
-    pub(super) fn partitions(&self) -> impl Iterator<Item = (usize, u32)> + '_ {
+    pub(super) fn every_partition(&self) -> impl Iterator<Item = (usize, u32)> + '_ {
         self.topics
             .iter()
             .enumerate()
@@ -111,7 +111,7 @@ impl<'a> Layout<'a> {
     /// The result, from the owners of all partitions in order.
     pub(super) fn assignment(&self, owners: &[Option<usize>]) -> BTreeMap<String, Vec<TopicPartition>> {
         let mut lists = vec![Vec::new(); self.members.len()];
-        for ((topic, partition), owner) in self.partitions().zip(owners) {
+        for ((topic, partition), owner) in self.every_partition().zip(owners) {
             let list = owner.and_then(|owner| lists.get_mut(owner));
             if let (Some(list), Some(topic)) = (list, self.topics.get(topic)) {
                 list.push(TopicPartition { topic: topic.name.clone(), partition });

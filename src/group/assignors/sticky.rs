@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::layout::Layout;
 use super::{general, uniform};
-use crate::format::consumer_protocol::{self, Owned, Subscription};
+use crate::format::consumer_protocol::{self, StickyUserData, Subscription};
 use crate::group::{Assignor, GroupMember, RebalanceProtocol};
 use crate::types::{TopicName, TopicPartition};
 
@@ -32,7 +32,7 @@ impl Assignor for StickyAssignor {
             return None;
         }
         // What the format cannot hold is as good as never owned.
-        Owned { partitions: owned.to_vec(), generation }.encode().ok().map(Bytes::from)
+        StickyUserData { partitions: owned.to_vec(), generation }.encode().ok().map(Bytes::from)
     }
 
     fn assign(
@@ -43,7 +43,7 @@ impl Assignor for StickyAssignor {
         let layout = Layout::new(topics, members);
         let owned = owned(&layout, |subscription| {
             let data = subscription.user_data.as_deref();
-            let owned = data.and_then(|data| Owned::decode(data).ok()).unwrap_or_default();
+            let owned = data.and_then(|data| StickyUserData::decode(data).ok()).unwrap_or_default();
             (owned.partitions.into(), owned.generation)
         });
         layout.assignment(&share_out(&layout, &owned))
@@ -54,11 +54,11 @@ impl Assignor for StickyAssignor {
 /// `cooperative-sticky`).
 ///
 /// A partition that is to go from one member to another is in nobody's assignment at first. Its owner finds it missing,
-/// gives it up and joins again; then the other gets it. So a change takes two generations, and stops nobody but whom it
-/// takes something from.
+/// gives it up and joins again; then the other gets it. So a change takes two generations (seldom more, if members want
+/// different topics), and stops nobody but whom it takes something from.
 ///
-/// What a member has is read from its subscription, and so is since when; of members older than Kafka 3.2, that is in
-/// the user data.
+/// What a member has is read from its subscription, and so is since when; if that is of a version that does not say it,
+/// the user data does.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct CooperativeStickyAssignor;
 

@@ -57,7 +57,7 @@ pub(super) fn share_out(layout: &Layout<'_>, claims: &[Claim]) -> Vec<Option<usi
 /// The places of what each member has, in the order in which it keeps them.
 fn owned_by(layout: &Layout<'_>, claims: &[Claim]) -> Vec<Vec<usize>> {
     let mut owned = vec![Vec::new(); layout.members.len()];
-    for (place, ((topic, partition), claim)) in layout.partitions().zip(claims).enumerate() {
+    for (place, ((topic, partition), claim)) in layout.every_partition().zip(claims).enumerate() {
         if let Some(list) = claim.owner.and_then(|owner| owned.get_mut(owner)) {
             list.push((claim.former.is_some(), partition, topic, place));
         }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::group::coordinator::{JoinRequest, OffsetCommit, check_group_id};
+use crate::types::OFFSET_MAX;
 
 /// What the formats of `__consumer_offsets` can hold of a text, in bytes.
 const TEXT_BYTES_MAX: usize = 0x7fff;
@@ -64,7 +65,8 @@ impl GroupConfig {
     }
 
     /// How many partitions `__consumer_offsets` gets when it is made (`offsets.topic.num.partitions`); by default 50,
-    /// at least 1. A topic that is there already keeps its number.
+    /// at least 1. A topic that is there already keeps its number, and must not be given more: as in Kafka, groups
+    /// would then be looked for where they are not.
     #[must_use]
     pub fn offsets_partitions(mut self, count: u32) -> Self {
         self.offsets_partitions = count.max(1);
@@ -115,7 +117,8 @@ impl GroupConfig {
         self
     }
 
-    /// How many bytes the subscriptions of a member may have, all its protocols together; by default 1 MiB.
+    /// How many bytes the subscriptions of a member may have, all its protocols and their names together; by default
+    /// 1 MiB.
     #[must_use]
     pub fn subscription_bytes_max(mut self, bytes: usize) -> Self {
         self.subscription_bytes_max = bytes;
@@ -168,7 +171,7 @@ impl GroupConfig {
         for text in texts.into_iter().chain(&request.instance_id).chain(names) {
             check_size("a name of a member", text.len(), TEXT_BYTES_MAX, "Kafka's format")?;
         }
-        let bytes = request.protocols.iter().map(|(_, metadata)| metadata.len()).sum();
+        let bytes = request.protocols.iter().map(|(name, metadata)| name.len() + metadata.len()).sum();
         check_size(
             "a member's subscription",
             bytes,
@@ -188,13 +191,8 @@ impl GroupConfig {
                 limit,
                 "offset.metadata.max.bytes",
             )?;
-            if position.offset > crate::types::OFFSET_MAX {
-                return Err(too_large(
-                    "a committed offset",
-                    position.offset,
-                    crate::types::OFFSET_MAX,
-                    "Kafka's format",
-                ));
+            if position.offset > OFFSET_MAX {
+                return Err(too_large("a committed offset", position.offset, OFFSET_MAX, "Kafka's format"));
             }
         }
         Ok(())

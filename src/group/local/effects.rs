@@ -1,5 +1,6 @@
 //! [`Effects`]: what a change of a group is to bring about once no lock is held any more.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -51,11 +52,21 @@ impl Effects {
         self.due = Some(self.due.map_or(deadline, |due| due.min(deadline)));
     }
 
+    /// Whether nobody is concerned.
+    pub(super) fn is_empty(&self) -> bool {
+        self.joins.is_empty() && self.syncs.is_empty() && self.wakers.is_empty() && self.write.is_none()
+    }
+
     /// Tells everybody. Called without a lock: a waker may be anybody's code. Returns what is to be written down.
     pub(super) fn deliver(self) -> Option<Write> {
         self.syncs.into_iter().for_each(|(replier, answer)| replier.send(answer));
         self.joins.into_iter().for_each(|(replier, answer)| replier.send(answer));
         self.wakers.into_iter().for_each(Waker::wake);
         self.write
+    }
+
+    /// As [`deliver`](Self::deliver), while a panic is on its way: another one must not end the process.
+    pub(super) fn deliver_unwinding(self) {
+        let _ = catch_unwind(AssertUnwindSafe(|| self.deliver()));
     }
 }

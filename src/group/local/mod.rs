@@ -5,13 +5,14 @@
 //! - the state machine, which waits for nothing: a group (`group.rs`), its members (`members.rs`), how it comes from
 //!   one generation to the next (`rebalance.rs`), who may commit (`commits.rs`), what is committed (`offsets.rs`), and
 //!   what a change brings about outside (`effects.rs`).
-//! - the log: one partition of the topic and its groups (`shard.rs`), how they are read (`load.rs`), written
-//!   (`writing.rs`) and removed (`removal.rs`).
+//! - the log: one partition of the topic and its groups (`shard.rs`), how they are read (`load.rs`), written down
+//!   (`writing.rs`), committed to (`committing.rs`) and removed (`removal.rs`).
 //!
 //! No lock that a heartbeat needs is held while the disk is waited for. Commits run side by side and share their
 //! syncs; a generation ends when those that it allowed have ended, and takes no more meanwhile.
 
 mod commits;
+mod committing;
 mod config;
 mod effects;
 mod group;
@@ -43,7 +44,6 @@ use crate::partition::{CleanupPolicy, CompressionType};
 use crate::topic::{Attendant, Store, StoreHandle, Topic, TopicConfig};
 use crate::types::{TopicPartition, Uuid};
 use crate::wake::{Replier, Reply};
-use commits::Permit;
 use effects::{Effects, Write};
 use group::{Context, Group, unknown_member};
 use offsets::Committed;
@@ -53,6 +53,8 @@ use shard::{Cell, Shard};
 /// The topic in which groups and their offsets lie.
 const OFFSETS_TOPIC: &str = "__consumer_offsets";
 const OFFSETS_SEGMENT_BYTES: u32 = 104_857_600;
+/// A group of thousands of members is one record; Kafka's 1 MiB would be too little.
+const OFFSETS_MESSAGE_BYTES: u32 = 16 << 20;
 
 /// The longest part of a member's id that comes from the client.
 const CLIENT_PART_CHARS: usize = 255;
@@ -177,6 +179,7 @@ impl LocalGroups {
             .partitions(self.config.offsets_partitions)
             .cleanup_policy(CleanupPolicy { delete: false, compact: true })
             .segment_bytes(OFFSETS_SEGMENT_BYTES)
+            .max_message_bytes(OFFSETS_MESSAGE_BYTES)
             .compression(CompressionType::Uncompressed)
     }
 
@@ -219,7 +222,8 @@ impl LocalGroups {
         cell: &Cell,
         change: impl FnOnce(&mut Group, &Context<'_>, &mut Effects) -> T,
     ) -> (T, Option<Write>) {
-        let (done, effects) = self.change_locked(cell.group.lock(), change);
+        let context = self.context();
+        let (done, effects) = self.change_locked(cell.group.lock(), &context, change);
         (done, effects.deliver())
     }
 
@@ -229,6 +233,7 @@ impl LocalGroups {
         cell: &Cell,
         change: impl FnOnce(&mut Group, &Context<'_>, &mut Effects) -> T,
     ) -> Option<(T, Option<Write>)> {
+        let context = self.context();
         let mut group = cell.group.lock();
         while group.held {
             cell.changed.wait(&mut group);
@@ -236,7 +241,7 @@ impl LocalGroups {
         if group.state == GroupState::Dead {
             return None;
         }
-        let (done, effects) = self.change_locked(group, change);
+        let (done, effects) = self.change_locked(group, &context, change);
         Some((done, effects.deliver()))
     }
 
@@ -244,11 +249,11 @@ impl LocalGroups {
     fn change_locked<T>(
         &self,
         mut group: MutexGuard<'_, Group>,
+        context: &Context<'_>,
         change: impl FnOnce(&mut Group, &Context<'_>, &mut Effects) -> T,
     ) -> (T, Effects) {
-        let context = self.context();
         let mut effects = Effects::default();
-        let done = change(&mut group, &context, &mut effects);
+        let done = change(&mut group, context, &mut effects);
         if effects.moved {
             group.next_due().into_iter().for_each(|due| effects.due_at(due));
         }
@@ -307,45 +312,6 @@ impl LocalGroups {
         write.map_or(Ok(()), |write| self.write(&shard, &cell, write))
     }
 
-    fn commit_as(
-        &self,
-        member: &GroupMetadata,
-        transaction: Option<(i64, i16)>,
-        offsets: &[OffsetCommit],
-    ) -> Result<()> {
-        check_group_id(&member.group)?;
-        self.config.check_offsets(offsets)?;
-        let producer_id = transaction.map(|(producer_id, _)| producer_id);
-        loop {
-            // Anybody may begin a group by committing to it, but not as a member.
-            let found = if member.generation < 0 && !offsets.is_empty() {
-                Some(self.known_or_new(&member.group)?)
-            } else {
-                self.known(&member.group)?
-            };
-            let Some((shard, cell)) = found else {
-                let simple = member.generation < 0;
-                return if simple { Ok(()) } else { Err(unknown_member(&member.group, &member.member_id)) };
-            };
-            let begun =
-                self.change_live(&cell, |group, context, _| group.begin_commit(member, producer_id, context));
-            let Some((permit, _)) = begun else { continue };
-            let committing = Committing { groups: self, cell: &cell, permit: permit? };
-            let committed = if offsets.is_empty() {
-                Ok(())
-            } else {
-                if let Some(producer_id) = producer_id {
-                    // Before it is written, so that the end of the transaction finds it whatever happens.
-                    shard.transactions.lock().entry(producer_id).or_default().insert(member.group.clone());
-                }
-                self.append_commit(&shard, &cell, transaction, offsets)
-            };
-            drop(committing);
-            shard.forget(&cell, Group::is_void);
-            return committed;
-        }
-    }
-
     fn find_described<T>(&self, group: &str, describe: impl FnOnce(&Group) -> T) -> Result<T> {
         let unknown = || Error::UnknownGroup { group: group.to_owned() };
         let (_, cell) = self.known(group)?.ok_or_else(unknown)?;
@@ -359,7 +325,8 @@ impl LocalGroups {
     /// Looks at all groups for what is due. Returns what is to be brought about.
     fn look(&self, shards: &Shards) -> Vec<(Arc<Shard>, Arc<Cell>, Effects)> {
         let _one_at_a_time = self.looking.lock();
-        let now = nanos(self.context().now);
+        let context = self.context();
+        let now = nanos(context.now);
         if self.due.load(Ordering::SeqCst) > now {
             return Vec::new();
         }
@@ -368,32 +335,17 @@ impl LocalGroups {
         let mut changed = Vec::new();
         for shard in &shards.all {
             for cell in shard.cells() {
-                let (next, effects) = self.change_locked(cell.group.lock(), Group::tick);
+                let (next, effects) = self.change_locked(cell.group.lock(), &context, Group::tick);
                 if let Some(next) = next {
                     self.due.fetch_min(nanos(next), Ordering::SeqCst);
                 }
                 shard.forget(&cell, Group::is_void);
-                changed.push((Arc::clone(shard), cell, effects));
+                if !effects.is_empty() {
+                    changed.push((Arc::clone(shard), cell, effects));
+                }
             }
         }
         changed
-    }
-}
-
-/// A commit under way.
-struct Committing<'a> {
-    groups: &'a LocalGroups,
-    cell: &'a Cell,
-    permit: Permit,
-}
-
-impl Drop for Committing<'_> {
-    /// Also if the file system panics: nobody is to wait for it for ever.
-    fn drop(&mut self) {
-        // That the group is empty now, if so, is written down by the next tick.
-        self.groups
-            .change(self.cell, |group, context, effects| group.end_commit(&self.permit, context, effects));
-        self.cell.changed.notify_all();
     }
 }
 
@@ -480,30 +432,7 @@ impl GroupCoordinator for LocalGroups {
     }
 
     fn transaction_ended(&self, partition: &TopicPartition, producer_id: i64, committed: bool) -> Result<()> {
-        let Some(shards) = self.shards(false)? else { return Ok(()) };
-        let shard = shards.all.get(partition.partition as usize);
-        let ours = *shards.topic.name() == partition.topic;
-        let Some(shard) = shard.filter(|shard| ours && shard.is_loaded()) else {
-            // Who reads the log later finds the marker there.
-            return Ok(());
-        };
-        let groups = shard.transactions.lock().remove(&producer_id).unwrap_or_default();
-        for id in groups {
-            let Some(cell) = shard.known(&id) else { continue };
-            let mut group = cell.group.lock();
-            while group.transactions.contains_key(&producer_id) {
-                cell.changed.wait(&mut group);
-            }
-            // What comes behind the marker belongs to the producer's next transaction.
-            let open = shard.partition()?.open_transactions();
-            let next = open.iter().find(|open| open.producer_id == producer_id).map(|open| open.first_offset);
-            group.offsets.end_transaction(producer_id, committed, next);
-            drop(group);
-            if next.is_some() {
-                shard.transactions.lock().entry(producer_id).or_default().insert(id);
-            }
-        }
-        Ok(())
+        self.end_transaction(partition, producer_id, committed)
     }
 
     fn committed(

@@ -61,18 +61,21 @@ impl Offsets {
         put(self.pending.entry(producer_id).or_default(), partition, committed);
     }
 
-    /// The producer's transaction has ended; what it wrote from `next` on belongs to its next one.
-    pub(super) fn end_transaction(&mut self, producer_id: i64, commit: bool, next: Option<u64>) {
-        let Some(known) = self.pending.remove(&producer_id) else { return };
+    /// The producer's transaction has ended; what it wrote from `next` on belongs to its next one. Returns whether
+    /// there is anything of that.
+    pub(super) fn end_transaction(&mut self, producer_id: i64, commit: bool, next: Option<u64>) -> bool {
+        let Some(known) = self.pending.remove(&producer_id) else { return false };
         let is_later = |committed: &Committed| next.is_some_and(|next| committed.log_offset >= next);
         let (later, ended): (BTreeMap<_, _>, BTreeMap<_, _>) =
             known.into_iter().partition(|(_, committed)| is_later(committed));
-        if !later.is_empty() {
+        let more = !later.is_empty();
+        if more {
             self.pending.insert(producer_id, later);
         }
         if commit {
             ended.into_iter().for_each(|(partition, committed)| self.commit(partition, committed));
         }
+        more
     }
 
     /// A tombstone at this offset of the log: nothing written before it counts any more.

@@ -136,8 +136,8 @@ impl LocalGroups {
         let (shard, cell) = self.known(group)?.ok_or_else(unknown)?;
         let hold = Hold::wait(&cell, |known| match known.state {
             GroupState::Dead => Err(unknown()),
-            GroupState::Empty if known.held || !known.is_void() => Ok(()),
-            GroupState::Empty => Err(unknown()),
+            GroupState::Empty if known.is_void() => Err(unknown()),
+            GroupState::Empty => Ok(()),
             _ => Err(Error::GroupNotEmpty { group: group.to_owned() }),
         })?;
         let partitions: Vec<TopicPartition> = {

@@ -108,7 +108,8 @@ impl Shard {
     /// A group, made if it is not known.
     pub(super) fn known_or_new(&self, group: &str, config: &GroupConfig) -> Result<Arc<Cell>> {
         let mut groups = self.groups.lock();
-        let groups = groups.get_or_insert_default();
+        let unread = || Error::Closed { what: self.id().to_string() };
+        let groups = groups.as_mut().ok_or_else(unread)?;
         if let Some(cell) = groups.get(group) {
             return Ok(Arc::clone(cell));
         }

@@ -1,17 +1,16 @@
-//! What is written down: groups, one record for each generation, and the offsets that they commit.
+//! How groups are written down: a record for each generation that becomes stable, and for what changes in it.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::effects::{Effects, Write};
-use super::group::Group;
-use super::offsets::Committed;
-use super::shard::{Cell, Entry, Shard, group_key, offset_entry};
+use super::group::{Context, Group};
+use super::shard::{Cell, Entry, Shard, group_key};
 use super::{LocalGroups, members::Member};
 use crate::error::{Error, Result};
 use crate::format::group_records::{GroupMetadataMember, GroupMetadataValue};
-use crate::group::coordinator::{GroupState, OffsetCommit};
+use crate::group::coordinator::GroupState;
 use crate::partition::AppendOptions;
 
 impl Group {
@@ -62,12 +61,15 @@ struct Writing<'a> {
     groups: &'a LocalGroups,
     cell: &'a Cell,
     write: Option<Write>,
+    /// The time before, for want of a better one.
+    begun: Context<'a>,
 }
 
 impl Writing<'_> {
-    fn end(&mut self, result: Result<()>) -> (Result<()>, Effects) {
+    fn end(&mut self, result: Result<()>, context: &Context<'_>) -> (Result<()>, Effects) {
         let Some(write) = self.write.take() else { return (Ok(()), Effects::default()) };
-        self.groups.change_locked(self.cell.group.lock(), |group, context, effects| {
+        let group = self.cell.group.lock();
+        self.groups.change_locked(group, context, |group, context, effects| {
             group.written(write, result, context, effects)
         })
     }
@@ -75,9 +77,11 @@ impl Writing<'_> {
 
 impl Drop for Writing<'_> {
     fn drop(&mut self) {
-        let reason = "the file system panicked".into();
-        let (_, effects) = self.end(Err(Error::InvalidState { action: "write a group down", reason }));
-        effects.deliver();
+        let reason = "the file system or the clock panicked".into();
+        let failed = Error::InvalidState { action: "write a group down", reason };
+        let begun = self.begun;
+        let (_, effects) = self.end(Err(failed), &begun);
+        effects.deliver_unwinding();
     }
 }
 
@@ -103,42 +107,11 @@ impl LocalGroups {
             group.to_write(&write).map(|value| (group.id.clone(), value))
         };
         let Some((id, value)) = found else { return (Ok(()), Effects::default()) };
-        let mut writing = Writing { groups: self, cell, write: Some(write) };
+        let mut writing = Writing { groups: self, cell, write: Some(write), begun: self.context() };
         let written = group_key(&id).and_then(|key| {
             let value = value.encode().map_err(|source| Error::InvalidBatch { source })?;
             shard.append(&[Entry { key, value: Some(value) }], AppendOptions::new())
         });
-        writing.end(written.map(|_| ()))
-    }
-
-    /// Writes offsets down, and then lets them be read.
-    pub(super) fn append_commit(
-        &self,
-        shard: &Shard,
-        cell: &Cell,
-        transaction: Option<(i64, i16)>,
-        offsets: &[OffsetCommit],
-    ) -> Result<()> {
-        let now = self.context().wall;
-        let id = cell.group.lock().id.clone();
-        let entries: Vec<Entry> =
-            offsets.iter().map(|commit| offset_entry(&id, commit, now)).collect::<Result<_>>()?;
-        let options = match transaction {
-            Some((producer_id, epoch)) => AppendOptions::new().transactional(producer_id, epoch, 0),
-            None => AppendOptions::new(),
-        };
-        let appended = shard.append(&entries, options)?;
-        let mut group = cell.group.lock();
-        for (log_offset, commit) in (appended.base_offset..).zip(offsets) {
-            let (position, partition) = (commit.position.clone(), commit.partition.clone());
-            let committed = Committed { position, committed_at: now, expires_at: None, log_offset };
-            match transaction {
-                Some((producer_id, _)) => {
-                    group.offsets.commit_in_transaction(producer_id, partition, committed);
-                }
-                None => group.offsets.commit(partition, committed),
-            }
-        }
-        Ok(())
+        writing.end(written.map(|_| ()), &self.context())
     }
 }
