@@ -25,9 +25,13 @@
 //! | open a directory, make and find topics | [`Store`], [`StoreOptions`], [`TopicConfig`] |
 //! | append | [`Topic::append`], [`Partition::append`], [`Partition::append_batch`], [`Partition::append_encoded`] |
 //! | read | [`Partition::read_from`], [`Partition::fetch`], [`Partition::wait_for`] |
-//! | read on where a group left off, and share topics | [`Store::consumer`], [`Consumer`] |
-//! | append without duplicates, or in transactions | [`AppendOptions`], [`Partition::end_transaction`], [`Isolation`] |
-//! | share records out among any number of consumers, or deliver by priority | [`mod@share`] |
+//! | write much without waiting | [`Store::producer`], [`Producer`], [`Delivery`] |
+//! | read on where a group left off, and share topics | [`Store::consumer`], [`Consumer`], [`mod@consumer`] |
+//! | share records out among any number of consumers, or deliver by priority | [`Store::share_consumer`], [`mod@share`] |
+//! | write all or nothing, together with what was read | [`Producer::begin_transaction`], [`mod@transaction`] |
+//! | know who gets a record, how often, and what it costs | [`docs::delivery`] |
+//! | look after groups, or coordinate them otherwise | [`Store::groups`], [`mod@group`] |
+//! | append without duplicates, or in transactions, by hand | [`AppendOptions`], [`Partition::end_transaction`], [`Isolation`] |
 //! | delete what is old, keep the last value of each key | [`Store::maintain`], [`Partition::delete_records`], [`Partition::compact`] |
 //! | follow another log | [`Partition::append_as_follower`], [`Partition::truncate_to`], [`Partition::set_high_watermark`] |
 //! | find by time | [`Partition::offset_for_timestamp`] |
@@ -39,8 +43,8 @@
 //! | test your own code against crashes and failing disks | [`fs::SimulatedDisk`], [`clock::ManualClock`] |
 //! | read how and why it works | [`docs`] |
 //!
-//! It is not a server, starts no thread that stays unless [asked to](StoreOptions::background), opens no socket and
-//! needs no runtime. Handles ([`Topic`], [`Partition`]) are cheap to clone and may be used from any number of threads
+//! It is not a server, opens no socket and needs no runtime. It starts no thread that stays unless
+//! [asked to](StoreOptions::background): a [`Producer`] is such a request, for one. Handles ([`Topic`], [`Partition`]) are cheap to clone and may be used from any number of threads
 //! at once.
 
 pub mod clock;
