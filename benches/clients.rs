@@ -1,5 +1,5 @@
-//! From a producer to a consumer: how many records a second, and how long one takes; and how long a large group needs
-//! to share out its partitions.
+//! From a producer to a consumer: how many records a second, and how long one takes; and how long a large group needs to
+//! share out its partitions.
 //!
 //!   cargo bench --bench clients [-- RECORDS]
 //!
@@ -69,13 +69,10 @@ fn consumer(store: &Store, group: &str) -> Consumer {
 
 fn full_load(records: u64, producers: u64, consumers: u64) -> (f64, Vec<f64>) {
     let (_directory, store) = open(Durability::Process, PARTITIONS);
-    let mut members: Vec<Consumer> = (0..consumers).map(|_| consumer(&store, "load")).collect();
-    // Shared out before it begins, so that nothing is read twice.
-    settle(&mut members, PARTITIONS as usize);
     let (store, left, started) = (&store, &AtomicU64::new(records), Instant::now());
     let latencies = thread::scope(|scope| {
         let consuming: Vec<_> =
-            members.into_iter().map(|member| scope.spawn(move || consume(member, left, started))).collect();
+            (0..consumers).map(|_| scope.spawn(move || consume(store, left, started))).collect();
         for producer in 0..producers {
             let share = records / producers + u64::from(producer < records % producers);
             scope.spawn(move || produce(store, share, started));
@@ -110,7 +107,8 @@ fn age(value: Option<&[u8]>, started: Instant) -> f64 {
     now(started).saturating_sub(sent) as f64 / 1000.0
 }
 
-fn consume(mut consumer: Consumer, left: &AtomicU64, started: Instant) -> Vec<f64> {
+fn consume(store: &Store, left: &AtomicU64, started: Instant) -> Vec<f64> {
+    let mut consumer = consumer(store, "load");
     let (mut seen, mut latencies) = (0u64, Vec::new());
     while left.load(Ordering::Relaxed) > 0 {
         let records = consumer.poll(Duration::from_millis(10)).unwrap();
@@ -156,15 +154,15 @@ fn one_by_one(records: usize, durability: Durability) -> Vec<f64> {
     latencies
 }
 
-/// Has all consumers poll until they have shared out all partitions. Returns how long that took.
-fn settle(consumers: &mut [Consumer], partitions: usize) -> Duration {
+/// Has all consumers poll until each has a partition. Returns how long that took.
+fn settle(consumers: &mut [Consumer]) -> Duration {
     let started = Instant::now();
     loop {
         consumers.iter_mut().for_each(|consumer| drop(consumer.poll(Duration::ZERO).unwrap()));
         let generations: Vec<i32> =
             consumers.iter().map(|consumer| consumer.group_metadata().unwrap().generation).collect();
         let owned: usize = consumers.iter().map(|consumer| consumer.assignment().len()).sum();
-        if owned == partitions && generations.windows(2).all(|two| two.first() == two.last()) {
+        if owned == MEMBERS && generations.windows(2).all(|two| two.first() == two.last()) {
             return started.elapsed();
         }
     }
@@ -173,10 +171,10 @@ fn settle(consumers: &mut [Consumer], partitions: usize) -> Duration {
 fn rebalance() {
     let (_directory, store) = open(Durability::Process, MEMBERS as u32);
     let mut consumers: Vec<Consumer> = (0..MEMBERS).map(|_| consumer(&store, "large")).collect();
-    let joined = settle(&mut consumers, MEMBERS);
+    let joined = settle(&mut consumers);
     println!("\na group of {MEMBERS} members and {MEMBERS} partitions, on one thread");
     println!("  all join an empty group {:>31.1} ms", joined.as_secs_f64() * 1000.0);
     drop(consumers.pop());
-    let left = settle(&mut consumers, MEMBERS);
+    let left = settle(&mut consumers);
     println!("  one leaves {:>44.1} ms", left.as_secs_f64() * 1000.0);
 }

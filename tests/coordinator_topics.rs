@@ -1,5 +1,5 @@
-//! What coordinators write down is Kafka's: a reader that shares no code with the crate, and knows Kafka's schemas
-//! alone, reads `__consumer_offsets`, `__transaction_state` and `__share_group_state` to the last byte, and finds in them what
+//! What coordinators write down is Kafka's: a reader that shares no code with the crate, and knows Kafka's schemas alone,
+//! reads `__consumer_offsets`, `__transaction_state` and `__share_group_state` to the last byte, and finds in them what
 //! was done.
 //!
 //! The reader is `tests/compat/read_coordinator_topics.py`; without a `python3` the test is skipped.
@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use annals::consumer::{DeliveryGuarantee, OffsetReset};
-use annals::group::{OffsetAndMetadata, OffsetCommit};
+use annals::group::OffsetAndMetadata;
 use annals::share::{ShareConfig, ShareOffsetReset};
 use annals::{ConsumerConfig, ProducerConfig, Record, Store, TopicConfig};
 
@@ -52,11 +52,8 @@ fn use_everything(store: &Store) {
     consumer.subscribe(["orders"]).unwrap();
     assert!(!consumer.poll(WAIT).unwrap().is_empty());
     let position = OffsetAndMetadata { metadata: "as of today: 1 €".into(), ..OffsetAndMetadata::new(2) };
-    let commits: Vec<_> = consumer
-        .assignment()
-        .into_iter()
-        .map(|partition| OffsetCommit { partition, position: position.clone() })
-        .collect();
+    let commits: Vec<_> =
+        consumer.assignment().into_iter().map(|partition| (partition, position.clone())).collect();
     consumer.commit_offsets(commits).unwrap();
     consumer.close().unwrap();
 

@@ -7,9 +7,8 @@
 )]
 
 use annals::format::consumer_protocol::{Assignment, Subscription};
-use annals::format::coordinator_partition;
 use annals::format::group_records::{
-    GroupMetadataMember, GroupMetadataValue, GroupRecordKey, OffsetCommitValue,
+    GroupMetadataMember, GroupMetadataValue, GroupRecordKey, OffsetCommitValue, coordinator_partition,
 };
 use annals::{FormatError, Uuid};
 use proptest::prelude::*;

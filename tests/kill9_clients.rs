@@ -1,5 +1,5 @@
-//! `kill -9` in the middle of producing, consuming, committing and transactions: what a delivery guarantee promises
-//! holds whenever the process dies. Losses and duplicates are counted for each.
+//! `kill -9` in the middle of producing, consuming, committing and transactions: what a delivery guarantee promises holds
+//! whenever the process dies. Losses and duplicates are counted for each.
 //!
 //! `ANNALS_KILL_CYCLES` sets how often each is killed (default 8).
 #![allow(
@@ -19,7 +19,6 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use annals::consumer::{Consumer, DeliveryGuarantee, OffsetReset};
-use annals::group::{OffsetAndMetadata, OffsetCommit};
 use annals::share::{Acknowledge, AcknowledgementMode, LowestKeyFirst, ShareConfig, ShareOffsetReset};
 use annals::{
     ConsumerConfig, Durability, Error, Isolation, Producer, ProducerConfig, Record, Store, TopicConfig,
@@ -287,15 +286,10 @@ fn commit_offsets(store: &Store) {
         next += 1;
         let position = annals::group::OffsetAndMetadata {
             metadata: format!("at {next}"),
-            ..OffsetAndMetadata::new(next)
+            ..annals::group::OffsetAndMetadata::new(next)
         };
         consumer
-            .commit_offsets(
-                partitions
-                    .iter()
-                    .cloned()
-                    .map(|partition| OffsetCommit { partition, position: position.clone() }),
-            )
+            .commit_offsets(partitions.iter().map(|partition| (partition.clone(), position.clone())))
             .unwrap();
         say(&format!("committed {next}."));
     }

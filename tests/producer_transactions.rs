@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use annals::fs::{Call, Crash, Fault, When};
-use annals::group::{GroupMetadata, OffsetAndMetadata, OffsetCommit};
+use annals::group::{GroupMetadata, OffsetAndMetadata};
 use annals::{
     Error, ErrorClass, Isolation, Partition, Producer, ProducerConfig, Record, Result, SendOptions, Store,
     TopicConfig,
@@ -570,7 +570,7 @@ fn position(offsets: &Offsets) -> u64 {
 
 fn send_offset(producer: &Producer, offset: u64) -> Result<()> {
     let partition = annals::TopicPartition::from_dir_name("input-0").unwrap();
-    let commit = OffsetCommit { partition, position: OffsetAndMetadata::new(offset) };
+    let commit = (partition, OffsetAndMetadata::new(offset));
     producer.send_offsets_to_transaction([commit], &GroupMetadata::simple("g"))
 }
 
@@ -629,7 +629,7 @@ fn a_consumer_that_is_no_member_any_more_commits_nothing_and_spoils_the_transact
             send_both(&producer, "v");
         }
         let partition = annals::TopicPartition::from_dir_name("input-0").unwrap();
-        let commit = OffsetCommit { partition, position: OffsetAndMetadata::new(1) };
+        let commit = (partition, OffsetAndMetadata::new(1));
         let ghost = GroupMetadata { generation: 7, member_id: "ghost".into(), ..GroupMetadata::simple("g") };
         let error = producer.send_offsets_to_transaction([commit], &ghost).unwrap_err();
         let known = matches!(error, Error::UnknownMember { .. } | Error::IllegalGeneration { .. });

@@ -49,8 +49,9 @@ use transaction::Transactions;
 
 use crate::error::{Error, Result};
 use crate::format::Record;
-use crate::group::{GroupMetadata, OffsetCommit};
+use crate::group::{GroupMetadata, OffsetAndMetadata, OffsetCommit};
 use crate::topic::Store;
+use crate::types::TopicPartition;
 
 /// Sends records: gathers them in batches, and has a thread of its own write them.
 ///
@@ -311,10 +312,11 @@ impl Producer {
     /// any more; [`Error::Timeout`].
     pub fn send_offsets_to_transaction(
         &self,
-        offsets: impl IntoIterator<Item = OffsetCommit>,
+        offsets: impl IntoIterator<Item = (TopicPartition, OffsetAndMetadata)>,
         member: &GroupMetadata,
     ) -> Result<()> {
-        let offsets: Vec<OffsetCommit> = offsets.into_iter().collect();
+        let commit = |(partition, position)| OffsetCommit { partition, position };
+        let offsets: Vec<OffsetCommit> = offsets.into_iter().map(commit).collect();
         self.transactions("send offsets to a transaction")?.send_offsets(&self.core, &offsets, member)
     }
 
