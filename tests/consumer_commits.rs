@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use annals::consumer::{Consumer, ConsumerConfig, ConsumerInterceptor, OffsetReset};
+use annals::consumer::{Consumer, ConsumerConfig, ConsumerInterceptor, OffsetReset, Offsets};
 use annals::format::EndTransactionMarker;
 use annals::group::{
     Assigned, GroupConfig, GroupCoordinator, GroupDescription, GroupListing, GroupMetadata, JoinRequest,
@@ -54,7 +54,7 @@ fn committed(store: &Store) -> Option<u64> {
     all.get(&id("t", 0)).map(|position| position.offset)
 }
 
-fn t0(offset: u64) -> [OffsetCommit; 1] {
+fn t0(offset: u64) -> [(TopicPartition, OffsetAndMetadata); 1] {
     [at(id("t", 0), offset)]
 }
 
@@ -71,15 +71,15 @@ fn positions_and_given_offsets_are_committed() {
     let (_machine, store, log) = start();
     append(&log, &["a", "b", "c"]);
     let mut consumer = member(&store, manual().max_poll_records(2));
-    assert_eq!(consumer.positions_to_commit(), []);
+    assert_eq!(consumer.positions_to_commit(), Offsets::new());
     poll(&mut consumer);
-    assert_eq!(consumer.positions_to_commit()[0].position.offset, 2);
+    assert_eq!(consumer.positions_to_commit()[&id("t", 0)].offset, 2);
     consumer.commit().unwrap();
     assert_eq!(committed(&store), Some(2));
     // Of a partition that it does not have, and below where it is.
     let position = OffsetAndMetadata { offset: 1, leader_epoch: Some(3), metadata: "half done".into() };
     let both = [id("elsewhere", 7), id("t", 0)];
-    let commits = both.map(|partition| OffsetCommit { partition, position: position.clone() });
+    let commits = both.map(|partition| (partition, position.clone()));
     consumer.commit_offsets(commits).unwrap();
     let found = consumer.committed([&id("elsewhere", 7), &id("t", 0), &id("never", 0)]).unwrap();
     assert_eq!(found, BTreeMap::from([(id("elsewhere", 7), position.clone()), (id("t", 0), position)]));
@@ -88,8 +88,7 @@ fn positions_and_given_offsets_are_committed() {
     assert_eq!(consumer.position(&id("t", 0)).unwrap(), 1);
     consumer.commit_offsets([]).unwrap();
     let long = OffsetAndMetadata { metadata: "x".repeat(4097), ..OffsetAndMetadata::new(2) };
-    let error =
-        consumer.commit_offsets([OffsetCommit { partition: id("t", 0), position: long }]).unwrap_err();
+    let error = consumer.commit_offsets([(id("t", 0), long)]).unwrap_err();
     assert!(matches!(error, Error::TooLarge { .. }), "{error}");
     assert_eq!(committed(&store), Some(1));
 }
@@ -121,8 +120,8 @@ fn later_commits_are_made_in_order_and_together() {
     let told: Arc<Mutex<Vec<(u64, bool)>>> = Arc::default();
     let note = || {
         let told = Arc::clone(&told);
-        move |offsets: &[OffsetCommit], result: Result<(), &Error>| {
-            told.lock().unwrap().push((offsets[0].position.offset, result.is_ok()));
+        move |offsets: &Offsets, result: Result<(), &Error>| {
+            told.lock().unwrap().push((offsets[&id("t", 0)].offset, result.is_ok()));
         }
     };
     poll(&mut consumer);
@@ -263,11 +262,11 @@ fn offsets_of_a_transaction_under_way_are_waited_for() {
 }
 
 #[derive(Debug, Default)]
-struct Auditor(Mutex<Vec<OffsetCommit>>);
+struct Auditor(Mutex<Vec<Offsets>>);
 
 impl ConsumerInterceptor for Auditor {
-    fn on_commit(&self, offsets: &[OffsetCommit]) {
-        self.0.lock().unwrap().extend_from_slice(offsets);
+    fn on_commit(&self, offsets: &Offsets) {
+        self.0.lock().unwrap().push(offsets.clone());
     }
 }
 
@@ -282,7 +281,8 @@ fn interceptors_hear_of_commits_that_were_made() {
     consumer.commit().unwrap();
     consumer.commit_offsets_async(t0(0), |_, _| ()).unwrap();
     consumer.close().unwrap();
-    let heard: Vec<u64> = auditor.0.lock().unwrap().iter().map(|commit| commit.position.offset).collect();
+    let heard: Vec<u64> =
+        auditor.0.lock().unwrap().iter().map(|offsets| offsets[&id("t", 0)].offset).collect();
     assert_eq!(heard, [1, 0]);
 }
 

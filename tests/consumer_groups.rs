@@ -19,8 +19,7 @@ use std::time::Duration;
 
 use annals::consumer::{Consumer, ConsumerConfig, DeliveryGuarantee, OffsetReset, RebalanceListener};
 use annals::group::{
-    Assignor, CooperativeStickyAssignor, GroupState, OffsetAndMetadata, OffsetCommit, RangeAssignor,
-    StickyAssignor,
+    Assignor, CooperativeStickyAssignor, GroupState, OffsetAndMetadata, RangeAssignor, StickyAssignor,
 };
 use annals::{Error, Result, Store, Topic, TopicConfig, TopicPartition};
 use consumers::{LONG, Task, drain, id, numbers, poll, settle};
@@ -564,8 +563,7 @@ fn listeners_may_commit_and_seek_but_not_poll() {
     listener.on_revoked = Some(Box::new(|consumer, partitions| {
         // What was read so far, less one: another one goes on from there.
         let offset = OffsetAndMetadata { metadata: "by hand".into(), ..OffsetAndMetadata::new(1) };
-        let commit = |id: &TopicPartition| OffsetCommit { partition: id.clone(), position: offset.clone() };
-        consumer.commit_offsets(partitions.iter().map(commit))?;
+        consumer.commit_offsets(partitions.iter().map(|id| (id.clone(), offset.clone())))?;
         assert!(matches!(consumer.poll(LONG), Err(Error::InvalidState { action: "poll", .. })));
         assert!(matches!(consumer.subscribe(["u"]), Err(Error::InvalidState { .. })));
         assert!(matches!(consumer.unsubscribe(), Err(Error::InvalidState { .. })));
@@ -624,7 +622,7 @@ fn topics_and_partitions_to_come_are_noticed() {
     read.sort();
     assert_eq!(read, ["later-0:0=b", "t-0:0=a", "t-1:0=a", "t-2:0=a"]);
     let mut positions = consumer.positions_to_commit();
-    positions.retain(|commit| commit.partition.topic.as_str() == "t");
+    positions.remove(&id("later", 0));
     consumer.commit_offsets(positions).unwrap();
     let woken = task.woken();
     store.delete_topic("later").unwrap();

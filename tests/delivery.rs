@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use annals::consumer::{Consumer, ConsumerConfig, DeliveryGuarantee, OffsetReset};
 use annals::format::EndTransactionMarker;
-use annals::group::{Assignor, CooperativeStickyAssignor, GroupConfig};
+use annals::group::{Assignor, CooperativeStickyAssignor, GroupConfig, OffsetCommit};
 use annals::{AppendOptions, Durability, Error, Isolation, Partition, Record, Store, TopicConfig};
 use consumers::{LONG, Task, at, drain, id, poll, settle};
 use logs::{Machine, append};
@@ -302,7 +302,8 @@ fn transform(store: &Store, consumer: &mut Consumer, sequence: &mut i32, commit:
         made.push(value);
     }
     let groups = store.groups().unwrap();
-    let positions = consumer.positions_to_commit();
+    let commit_of = |(partition, position)| OffsetCommit { partition, position };
+    let positions: Vec<_> = consumer.positions_to_commit().into_iter().map(commit_of).collect();
     groups.commit_in_transaction(&consumer.group_metadata().unwrap(), 7, 0, &positions).unwrap();
     let marker = EndTransactionMarker { coordinator_epoch: 0, commit };
     let offsets = groups.offsets_partition("g").unwrap().unwrap();

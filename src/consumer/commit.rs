@@ -17,13 +17,16 @@ pub(super) const RETRY_BACKOFF: Duration = Duration::from_millis(100);
 /// Positions that do not move are committed again after so long, that the group does not forget them for their age.
 const REFRESH: Duration = Duration::from_secs(60 * 60);
 
-type Callback = Box<dyn FnOnce(&[OffsetCommit], Result<(), &Error>) + Send>;
+/// Positions to go on from, by partition.
+pub type Offsets = BTreeMap<TopicPartition, OffsetAndMetadata>;
+
+type Callback = Box<dyn FnOnce(&Offsets, Result<(), &Error>) + Send>;
 
 /// What is to be committed, and when.
 #[derive(Default)]
 pub(super) struct Commits {
     /// What was asked for and not done yet, in order.
-    waiting: Vec<(Vec<OffsetCommit>, Callback)>,
+    waiting: Vec<(Offsets, Callback)>,
     /// Whether a position may have moved since the last commit of the consumer's own.
     pub(super) moved: bool,
     /// When to commit by itself next, and when to do so though nothing has moved.
@@ -51,10 +54,13 @@ impl Consumer {
     ///
     /// # Errors
     /// As [`commit`](Self::commit); [`Error::TooLarge`] for metadata beyond the group's limit.
-    pub fn commit_offsets(&mut self, offsets: impl IntoIterator<Item = OffsetCommit>) -> Result<()> {
+    pub fn commit_offsets(
+        &mut self,
+        offsets: impl IntoIterator<Item = (TopicPartition, OffsetAndMetadata)>,
+    ) -> Result<()> {
         self.check_may_commit()?;
         self.commit_waiting();
-        self.commit_now(&offsets.into_iter().collect::<Vec<_>>())
+        self.commit_now(&offsets.into_iter().collect())
     }
 
     /// As [`commit`](Self::commit), with the positions of now, but by the next poll or commit, or on close; then
@@ -66,7 +72,7 @@ impl Consumer {
     /// [`Error::InvalidState`] as [`commit`](Self::commit); the callback is told of others.
     pub fn commit_async(
         &mut self,
-        callback: impl FnOnce(&[OffsetCommit], Result<(), &Error>) + Send + 'static,
+        callback: impl FnOnce(&Offsets, Result<(), &Error>) + Send + 'static,
     ) -> Result<()> {
         self.commit_offsets_async(self.positions_to_commit(), callback)
     }
@@ -77,8 +83,8 @@ impl Consumer {
     /// As [`commit_async`](Self::commit_async).
     pub fn commit_offsets_async(
         &mut self,
-        offsets: impl IntoIterator<Item = OffsetCommit>,
-        callback: impl FnOnce(&[OffsetCommit], Result<(), &Error>) + Send + 'static,
+        offsets: impl IntoIterator<Item = (TopicPartition, OffsetAndMetadata)>,
+        callback: impl FnOnce(&Offsets, Result<(), &Error>) + Send + 'static,
     ) -> Result<()> {
         self.check_may_commit()?;
         self.commits.waiting.push((offsets.into_iter().collect(), Box::new(callback)));
@@ -88,7 +94,7 @@ impl Consumer {
     /// What a commit of now would commit: the positions of its partitions, where they are known. Also for
     /// [`DeliveryGuarantee::ExactlyOnce`](super::DeliveryGuarantee::ExactlyOnce), where a producer's transaction takes
     /// them, together with [`group_metadata`](Self::group_metadata).
-    pub fn positions_to_commit(&self) -> Vec<OffsetCommit> {
+    pub fn positions_to_commit(&self) -> Offsets {
         self.slots.iter().filter_map(|slot| Some(slot.to_commit(slot.position()?))).collect()
     }
 
@@ -98,22 +104,16 @@ impl Consumer {
     /// # Errors
     /// [`Error::InvalidState`] without a group; [`Error::UnstableOffsets`], to be asked again, if a transaction under
     /// way has offsets of one of them.
-    pub fn committed<'a>(
-        &self,
-        partitions: impl IntoIterator<Item = &'a TopicPartition>,
-    ) -> Result<BTreeMap<TopicPartition, OffsetAndMetadata>> {
+    pub fn committed<'a>(&self, partitions: impl IntoIterator<Item = &'a TopicPartition>) -> Result<Offsets> {
         let membership = self.membership("tell what is committed")?;
         let partitions: Vec<TopicPartition> = partitions.into_iter().cloned().collect();
         membership.coordinator.committed(&membership.group, Some(&partitions), true)
     }
 
     /// As [`committed`](Self::committed); nothing without a group.
-    pub(super) fn committed_of(
-        &self,
-        partitions: &[TopicPartition],
-    ) -> Result<BTreeMap<TopicPartition, OffsetAndMetadata>> {
+    pub(super) fn committed_of(&self, partitions: &[TopicPartition]) -> Result<Offsets> {
         if self.group.is_none() || partitions.is_empty() {
-            return Ok(BTreeMap::new());
+            return Ok(Offsets::new());
         }
         self.committed(partitions)
     }
@@ -122,7 +122,7 @@ impl Consumer {
         self.membership("commit")?;
         if self.mode == CommitMode::Transaction {
             let reason = "it reads for exactly once, so positions are committed with what is made of the records: \
-                Producer::send_offsets_to_transaction(&consumer.positions_to_commit(), &consumer.group_metadata()?)";
+                Producer::send_offsets_to_transaction(consumer.positions_to_commit(), &consumer.group_metadata()?)";
             return Err(Error::InvalidState { action: "commit", reason: reason.into() });
         }
         Ok(())
@@ -136,9 +136,8 @@ impl Consumer {
         let waiting = std::mem::take(&mut self.commits.waiting);
         // Of each partition, what was asked for last.
         let each = waiting.iter().flat_map(|(offsets, _)| offsets);
-        let last: BTreeMap<&TopicPartition, &OffsetCommit> = each.map(|it| (&it.partition, it)).collect();
-        let all: Vec<OffsetCommit> = last.into_values().cloned().collect();
-        let committed = self.commit_now(&all);
+        let last = each.map(|(partition, position)| (partition.clone(), position.clone())).collect();
+        let committed = self.commit_now(&last);
         for (offsets, callback) in waiting {
             callback(&offsets, committed.as_ref().map(|&()| ()));
         }
@@ -153,12 +152,17 @@ impl Consumer {
         membership.committer()
     }
 
-    fn commit_now(&mut self, offsets: &[OffsetCommit]) -> Result<()> {
+    fn commit_now(&mut self, offsets: &Offsets) -> Result<()> {
         let committed = self.committer().and_then(|committer| {
             if offsets.is_empty() {
                 return Ok(false);
             }
-            self.membership("commit")?.coordinator.commit(&committer, offsets).map(|()| true)
+            let commit = |(partition, position): (&TopicPartition, &OffsetAndMetadata)| OffsetCommit {
+                partition: partition.clone(),
+                position: position.clone(),
+            };
+            let commits: Vec<OffsetCommit> = offsets.iter().map(commit).collect();
+            self.membership("commit")?.coordinator.commit(&committer, &commits).map(|()| true)
         });
         match committed {
             Ok(true) => {}
@@ -174,8 +178,8 @@ impl Consumer {
             }
         }
         self.counters.commits += 1;
-        for commit in offsets {
-            self.slots.note_committed(&commit.partition, commit.position.offset);
+        for (partition, position) in offsets {
+            self.slots.note_committed(partition, position.offset);
         }
         self.config.interceptors.iter().for_each(|interceptor| interceptor.on_commit(offsets));
         Ok(())
@@ -237,7 +241,7 @@ impl Consumer {
             let position = slot.position().filter(|&position| all || slot.committed != Some(position))?;
             Some(slot.to_commit(position))
         };
-        let offsets: Vec<OffsetCommit> = self.slots.iter().filter_map(moved).collect();
+        let offsets: Offsets = self.slots.iter().filter_map(moved).collect();
         self.commits.moved = false;
         if offsets.is_empty() {
             return Ok(());
@@ -268,7 +272,7 @@ impl Consumer {
             return Ok(true);
         }
         let behind = |(id, next): (&TopicPartition, u64)| Some(self.slots.get(id)?.to_commit(next));
-        let offsets: Vec<OffsetCommit> = self.slots.pending().filter_map(behind).collect();
+        let offsets: Offsets = self.slots.pending().filter_map(behind).collect();
         match self.commit_now(&offsets) {
             Ok(()) => Ok(true),
             Err(error) if self.joins_over(&error) => Ok(false),
@@ -288,11 +292,10 @@ impl Consumer {
 
 impl Slot {
     /// That position, as it is committed.
-    fn to_commit(&self, position: u64) -> OffsetCommit {
+    fn to_commit(&self, position: u64) -> (TopicPartition, OffsetAndMetadata) {
         let last = position.checked_sub(1).zip(self.source.as_ref());
         let leader_epoch = last.and_then(|(last, source)| source.partition.epoch_for_offset(last));
-        let position = OffsetAndMetadata { leader_epoch, ..OffsetAndMetadata::new(position) };
-        OffsetCommit { partition: (*self.id).clone(), position }
+        ((*self.id).clone(), OffsetAndMetadata { leader_epoch, ..OffsetAndMetadata::new(position) })
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
+use super::commit::Offsets;
 use super::records::ConsumerRecords;
-use crate::group::OffsetCommit;
 
 /// Sees the records of each poll before the caller does, and every commit after it was made: for measuring, tracing,
 /// filtering.
@@ -18,7 +18,7 @@ pub trait ConsumerInterceptor: fmt::Debug + Send + Sync {
     }
 
     /// These positions were committed.
-    fn on_commit(&self, offsets: &[OffsetCommit]) {
+    fn on_commit(&self, offsets: &Offsets) {
         let _ = offsets;
     }
 }

@@ -30,6 +30,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 pub use bell::WakeupHandle;
+pub use commit::Offsets;
 pub use config::{ConsumerConfig, DeliveryGuarantee, OffsetReset};
 pub use interceptor::ConsumerInterceptor;
 pub use listener::RebalanceListener;

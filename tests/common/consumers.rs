@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use annals::consumer::{Consumer, ConsumerRecords};
-use annals::group::{OffsetAndMetadata, OffsetCommit};
+use annals::group::OffsetAndMetadata;
 use annals::{Result, TopicName, TopicPartition};
 
 /// Longer than any test.
@@ -23,8 +23,8 @@ pub fn id(topic: &str, partition: u32) -> TopicPartition {
 }
 
 /// That position of a partition, to be committed.
-pub fn at(partition: TopicPartition, offset: u64) -> OffsetCommit {
-    OffsetCommit { partition, position: OffsetAndMetadata::new(offset) }
+pub fn at(partition: TopicPartition, offset: u64) -> (TopicPartition, OffsetAndMetadata) {
+    (partition, OffsetAndMetadata::new(offset))
 }
 
 /// `topic-partition:offset=value` of each record, in the order in which they came.
