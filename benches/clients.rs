@@ -1,5 +1,5 @@
-//! From a producer to a consumer: how many records a second, and how long one takes; and how long a large group needs to
-//! share out its partitions.
+//! From a producer to a consumer: how many records a second, and how long one takes; and how long a large group needs
+//! to share out its partitions.
 //!
 //!   cargo bench --bench clients [-- RECORDS]
 //!

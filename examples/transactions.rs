@@ -2,10 +2,10 @@
 //!
 //!   transactions
 //!
-//! Reads requests, counts those of each host, and writes the counts to another topic: each poll, what is made of it, and
-//! the positions behind it are one transaction. The first run is cut off in the middle of a transaction, after its
-//! records are written; the second begins behind the last one that was committed. In the end readers of committed data
-//! find each request counted once.
+//! Reads requests and writes a hit for the host of each to another topic: each poll, what is made of it, and the
+//! positions behind it are one transaction. The first run is cut off in the middle of a transaction, after its records
+//! are written; the second begins behind the last one that was committed. In the end readers of committed data find
+//! each request counted once.
 
 #![allow(clippy::print_stdout, reason = "a program, not a library")]
 

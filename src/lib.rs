@@ -44,8 +44,8 @@
 //! | read how and why it works | [`docs`] |
 //!
 //! It is not a server, opens no socket and needs no runtime. It starts no thread that stays unless
-//! [asked to](StoreOptions::background): a [`Producer`] is such a request, for one. Handles ([`Topic`], [`Partition`]) are cheap to clone and may be used from any number of threads
-//! at once.
+//! [asked to](StoreOptions::background): a [`Producer`] is such a request, for one. Handles ([`Topic`],
+//! [`Partition`]) are cheap to clone and may be used from any number of threads at once.
 
 pub mod clock;
 pub mod consumer;

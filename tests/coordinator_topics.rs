@@ -1,6 +1,6 @@
-//! What coordinators write down is Kafka's: a reader that shares no code with the crate, and knows Kafka's schemas alone,
-//! reads `__consumer_offsets`, `__transaction_state` and `__share_group_state` to the last byte, and finds in them what
-//! was done.
+//! What coordinators write down is Kafka's: a reader that shares no code with the crate, and knows Kafka's schemas
+//! alone, reads `__consumer_offsets`, `__transaction_state` and `__share_group_state` to the last byte, and finds in
+//! them what was done.
 //!
 //! The reader is `tests/compat/read_coordinator_topics.py`; without a `python3` the test is skipped.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "tests fail by panicking")]

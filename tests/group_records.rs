@@ -7,8 +7,9 @@
 )]
 
 use annals::format::consumer_protocol::{Assignment, Subscription};
+use annals::format::coordinator_partition;
 use annals::format::group_records::{
-    GroupMetadataMember, GroupMetadataValue, GroupRecordKey, OffsetCommitValue, coordinator_partition,
+    GroupMetadataMember, GroupMetadataValue, GroupRecordKey, OffsetCommitValue,
 };
 use annals::{FormatError, Uuid};
 use proptest::prelude::*;

@@ -1,5 +1,5 @@
-//! `kill -9` in the middle of producing, consuming, committing and transactions: what a delivery guarantee promises holds
-//! whenever the process dies. Losses and duplicates are counted for each.
+//! `kill -9` in the middle of producing, consuming, committing and transactions: what a delivery guarantee promises
+//! holds whenever the process dies. Losses and duplicates are counted for each.
 //!
 //! `ANNALS_KILL_CYCLES` sets how often each is killed (default 8).
 #![allow(

@@ -11,6 +11,10 @@
 #[path = "common/logs.rs"]
 mod logs;
 
+/// Held by each test: whoever listens hears what happens in the whole process.
+#[cfg(any(feature = "tracing", feature = "metrics"))]
+static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
 #[cfg(feature = "tracing")]
 mod events {
     use std::fmt;
@@ -64,6 +68,7 @@ mod events {
     // The only test with events: a listener is for the whole process.
     #[test]
     fn what_happens_is_told() {
+        let _alone = super::ALONE.lock();
         let listener = Listener::default();
         tracing::subscriber::set_global_default(listener.clone()).unwrap();
         let heard = |what: &str| {
@@ -171,6 +176,7 @@ mod figures {
 
     #[test]
     fn a_pass_hands_over_what_was_counted_since_the_last() {
+        let _alone = super::ALONE.lock();
         let collector = Collector::default();
         let machine = Machine::new();
         metrics::with_local_recorder(&collector, || {

@@ -16,7 +16,6 @@ use super::codec::{
     write_compact_nullable_string, write_compact_string, write_nullable_string, write_string,
     write_tagged_fields,
 };
-pub use super::java_hash::coordinator_partition;
 use crate::error::FormatError;
 use crate::types::Uuid;
 

@@ -1,5 +1,5 @@
-//! Processes that are killed: a test program starts itself again as a child, which does something for ever and says what
-//! it does, and kills it at some moment.
+//! Processes that are killed: a test program starts itself again as a child, which does something for ever and says
+//! what it does, and kills it at some moment.
 
 #![allow(dead_code, reason = "not every test that shares this module needs all of it")]
 

@@ -39,7 +39,7 @@ use super::coordinator::{
     Joined, OffsetAndMetadata, OffsetCommit, SyncRequest, check_group_id,
 };
 use crate::error::{Error, Result};
-use crate::format::group_records::coordinator_partition;
+use crate::format::coordinator_partition;
 use crate::partition::{CleanupPolicy, CompressionType};
 use crate::topic::{Attendant, Store, StoreHandle, Topic, TopicConfig};
 use crate::types::{TopicPartition, Uuid};
