@@ -116,6 +116,25 @@ fn a_commit_is_one_batch_with_a_record_for_each_partition() {
 }
 
 #[test]
+fn what_was_committed_of_a_deleted_topic_is_nothing_to_its_successor() {
+    let (machine, store, groups) = start();
+    let topic = |store: &Store| store.create_topic("t", TopicConfig::new().partitions(2)).unwrap();
+    topic(&store);
+    groups.commit(&nobody("g"), &[at("t-0", 5), at("u-0", 7)]).unwrap();
+    groups.commit_in_transaction(&nobody("g"), 7, 0, &[at("t-1", 5)]).unwrap();
+    store.delete_topic("t").unwrap();
+    topic(&store);
+    end(&store, &groups, 7, true);
+    assert_eq!(
+        everywhere(&machine, &groups, "g"),
+        offsets(&[("u-0", 7)]),
+        "its records would be passed over"
+    );
+    groups.commit(&nobody("g"), &[at("t-0", 1)]).unwrap();
+    assert_eq!(everywhere(&machine, &groups, "g"), offsets(&[("t-0", 1), ("u-0", 7)]));
+}
+
+#[test]
 fn the_later_record_counts_whenever_its_transaction_ends() {
     let (machine, store, groups) = start();
     groups.commit_in_transaction(&nobody("g"), 7, 0, &[at("t-0", 5), at("t-1", 5)]).unwrap();

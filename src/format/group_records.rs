@@ -119,13 +119,18 @@ pub struct OffsetCommitValue {
 }
 
 impl OffsetCommitValue {
-    /// Its bytes: in version 1 if it says when it is to be forgotten, and then without the leader epoch; otherwise in
-    /// version 3.
+    /// Its bytes: in version 1 if it says when it is to be forgotten, and then without the leader epoch and the topic's
+    /// id; otherwise in version 4 if it has the topic's id, as Kafka does since 4.1, or in version 3.
     ///
     /// # Errors
     /// As [`encode_version`](Self::encode_version).
     pub fn encode(&self) -> Result<Vec<u8>, FormatError> {
-        self.encode_version(if self.expire_timestamp == -1 { 3 } else { 1 })
+        let version = match (self.expire_timestamp, self.topic_id) {
+            (-1, Uuid::ZERO) => 3,
+            (-1, _) => 4,
+            _ => 1,
+        };
+        self.encode_version(version)
     }
 
     /// Its bytes in a version from 0 to 4. What the version has no field for is left out.

@@ -10,7 +10,7 @@ use super::shard::{Cell, Entry, Shard, offset_entry};
 use crate::error::Result;
 use crate::group::coordinator::{GroupMetadata, OffsetCommit, check_group_id};
 use crate::partition::AppendOptions;
-use crate::types::TopicPartition;
+use crate::types::{TopicName, TopicPartition, Uuid};
 
 /// A commit under way. Whatever becomes of it, those who wait for it go on.
 struct Committing<'a> {
@@ -86,6 +86,17 @@ impl LocalGroups {
         if offsets.is_empty() { Ok(None) } else { self.known_or_new(&member.group).map(Some) }
     }
 
+    /// The id of a topic; zero if there is none of that name.
+    fn topic_id(&self, name: &TopicName) -> Uuid {
+        self.handle.topic(name.as_str()).map_or(Uuid::ZERO, |topic| topic.id())
+    }
+
+    /// Whether what was committed is of the topic that has the name now, or of none.
+    pub(super) fn is_current(&self, name: &TopicName, committed_of: Uuid) -> bool {
+        let now = self.topic_id(name);
+        [now, committed_of].contains(&Uuid::ZERO) || now == committed_of
+    }
+
     /// Writes offsets down, and then lets them be read.
     fn append_commit(
         &self,
@@ -99,8 +110,9 @@ impl LocalGroups {
         }
         let now = self.context().wall;
         let id = cell.group.lock().id.clone();
-        let entries: Vec<Entry> =
-            offsets.iter().map(|commit| offset_entry(&id, commit, now)).collect::<Result<_>>()?;
+        let ids: Vec<Uuid> = offsets.iter().map(|commit| self.topic_id(&commit.partition.topic)).collect();
+        let entry = |(commit, topic_id): (_, &Uuid)| offset_entry(&id, commit, *topic_id, now);
+        let entries: Vec<Entry> = offsets.iter().zip(&ids).map(entry).collect::<Result<_>>()?;
         let options = match transaction {
             Some((producer_id, epoch)) => {
                 // Before it is written, so that the end of the transaction finds it whatever happens.
@@ -111,9 +123,9 @@ impl LocalGroups {
         };
         let appended = shard.append(&entries, options)?;
         let mut group = cell.group.lock();
-        for (log_offset, commit) in (appended.base_offset..).zip(offsets) {
+        for ((log_offset, commit), topic_id) in (appended.base_offset..).zip(offsets).zip(ids) {
             let (position, partition) = (commit.position.clone(), commit.partition.clone());
-            let committed = Committed { position, committed_at: now, expires_at: None, log_offset };
+            let committed = Committed { position, topic_id, committed_at: now, expires_at: None, log_offset };
             match transaction {
                 Some((producer_id, _)) => {
                     group.offsets.commit_in_transaction(producer_id, partition, committed);

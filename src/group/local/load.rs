@@ -150,7 +150,8 @@ fn committed(value: &OffsetCommitValue, log_offset: u64) -> Option<Committed> {
         metadata: value.metadata.clone(),
     };
     let expires_at = Some(value.expire_timestamp).filter(|at| *at >= 0);
-    Some(Committed { position, committed_at: value.commit_timestamp, expires_at, log_offset })
+    let (topic_id, committed_at) = (value.topic_id, value.commit_timestamp);
+    Some(Committed { position, topic_id, committed_at, expires_at, log_offset })
 }
 
 fn unreadable(partition: &Partition, offset: u64, error: &FormatError) -> Error {

@@ -448,16 +448,21 @@ impl GroupCoordinator for LocalGroups {
             let (group, partition) = (group.to_owned(), pending.to_string());
             return Err(Error::UnstableOffsets { group, partition });
         }
-        let position = |(partition, committed): (&TopicPartition, &Committed)| {
-            (partition.clone(), committed.position.clone())
-        };
-        Ok(match partitions {
-            None => known.offsets.iter().map(position).collect(),
+        let own =
+            |(partition, committed): (&TopicPartition, &Committed)| (partition.clone(), committed.clone());
+        let found: Vec<(TopicPartition, Committed)> = match partitions {
+            None => known.offsets.iter().map(own).collect(),
             Some(wanted) => {
-                let found = wanted.iter().filter_map(|wanted| Some((wanted, known.offsets.get(wanted)?)));
-                found.map(position).collect()
+                wanted.iter().filter_map(|wanted| Some(own((wanted, known.offsets.get(wanted)?)))).collect()
             }
-        })
+        };
+        drop(known);
+        // What was committed of a topic that is deleted says nothing of another one with its name.
+        let current = |(partition, committed): &(TopicPartition, Committed)| {
+            self.is_current(&partition.topic, committed.topic_id)
+        };
+        let position = |(partition, committed): (TopicPartition, Committed)| (partition, committed.position);
+        Ok(found.into_iter().filter(current).map(position).collect())
     }
 
     fn list(&self) -> Result<Vec<GroupListing>> {

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 
 use crate::group::coordinator::OffsetAndMetadata;
-use crate::types::TopicPartition;
+use crate::types::{TopicPartition, Uuid};
 
 /// A committed position, and where in the log that is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Committed {
     pub(super) position: OffsetAndMetadata,
+    /// The topic that it is of; another one may have its name since. Zero if that is not known.
+    pub(super) topic_id: Uuid,
     /// When, in milliseconds since the epoch.
     pub(super) committed_at: i64,
     /// When it is to be forgotten, if the committer said so.

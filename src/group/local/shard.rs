@@ -14,7 +14,7 @@ use crate::format::group_records::{GroupRecordKey, OffsetCommitValue};
 use crate::group::coordinator::{GroupState, OffsetCommit};
 use crate::partition::{AppendOptions, Appended, Partition};
 use crate::topic::Topic;
-use crate::types::TopicPartition;
+use crate::types::{TopicPartition, Uuid};
 
 /// One group, and who waits for it.
 #[derive(Debug)]
@@ -178,8 +178,8 @@ impl Entry {
     }
 }
 
-/// The record of an offset that a group commits.
-pub(super) fn offset_entry(group: &str, commit: &OffsetCommit, now: i64) -> Result<Entry> {
+/// The record of an offset that a group commits, of the topic with that id.
+pub(super) fn offset_entry(group: &str, commit: &OffsetCommit, topic_id: Uuid, now: i64) -> Result<Entry> {
     let position = &commit.position;
     let value = OffsetCommitValue {
         offset: i64::try_from(position.offset).unwrap_or(i64::MAX),
@@ -187,7 +187,7 @@ pub(super) fn offset_entry(group: &str, commit: &OffsetCommit, now: i64) -> Resu
         metadata: position.metadata.clone(),
         commit_timestamp: now,
         expire_timestamp: -1,
-        topic_id: crate::types::Uuid::ZERO,
+        topic_id,
     };
     let invalid = |source| Error::InvalidBatch { source };
     let key = offset_key(group, &commit.partition)?;
