@@ -7,7 +7,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, reason = "a program, not a library")]
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -69,7 +69,7 @@ fn consumer(store: &Store, group: &str) -> Consumer {
 
 fn full_load(records: u64, producers: u64, consumers: u64) -> (f64, Vec<f64>) {
     let (_directory, store) = open(Durability::Process, PARTITIONS);
-    let (store, left, started) = (&store, &AtomicU64::new(records), Instant::now());
+    let (store, left, started) = (&store, &AtomicI64::new(records as i64), Instant::now());
     let latencies = thread::scope(|scope| {
         let consuming: Vec<_> =
             (0..consumers).map(|_| scope.spawn(move || consume(store, left, started))).collect();
@@ -107,12 +107,12 @@ fn age(value: Option<&[u8]>, started: Instant) -> f64 {
     now(started).saturating_sub(sent) as f64 / 1000.0
 }
 
-fn consume(store: &Store, left: &AtomicU64, started: Instant) -> Vec<f64> {
+fn consume(store: &Store, left: &AtomicI64, started: Instant) -> Vec<f64> {
     let mut consumer = consumer(store, "load");
     let (mut seen, mut latencies) = (0u64, Vec::new());
     while left.load(Ordering::Relaxed) > 0 {
         let records = consumer.poll(Duration::from_millis(10)).unwrap();
-        left.fetch_sub(records.len() as u64, Ordering::Relaxed);
+        left.fetch_sub(records.len() as i64, Ordering::Relaxed);
         for (_, record) in records.iter() {
             seen += 1;
             if seen % SAMPLE == 0 {
