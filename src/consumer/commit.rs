@@ -173,7 +173,10 @@ impl Consumer {
                     return Err(error);
                 };
                 let error = membership.why_refused(error);
-                membership.take_note(&error);
+                // Who is on the way to the next generation need not begin it once more.
+                if membership.is_stable() || !matches!(error, Error::RebalanceInProgress { .. }) {
+                    membership.take_note(&error);
+                }
                 return Err(error);
             }
         }

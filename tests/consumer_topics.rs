@@ -1,0 +1,63 @@
+//! Consumers and groups when what they count on changes underneath: rebalances in the middle of commits, topics that
+//! are deleted and made anew, callbacks that panic.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    unreachable_pub,
+    reason = "tests fail by panicking, and share modules"
+)]
+
+#[path = "common/consumers.rs"]
+mod consumers;
+#[path = "common/logs.rs"]
+mod logs;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use annals::consumer::{Consumer, ConsumerConfig, DeliveryGuarantee, OffsetReset, RebalanceListener};
+use annals::format::{BatchBuilder, BatchOptions, EndTransactionMarker};
+use annals::group::{self, Assignor, CooperativeStickyAssignor, ResetTo};
+use annals::{AppendOptions, Isolation, Record, Result, Store, TopicConfig, TopicPartition};
+use consumers::{LONG, drain, id, numbers, poll};
+use logs::{Machine, append};
+
+fn earliest() -> ConsumerConfig {
+    ConsumerConfig::new().group("g").offset_reset(OffsetReset::Earliest)
+}
+
+fn member(store: &Store, config: ConsumerConfig) -> Consumer {
+    let mut consumer = store.consumer(config).unwrap();
+    consumer.subscribe(["t"]).unwrap();
+    consumer
+}
+
+#[test]
+fn a_commit_refused_while_partitions_are_shared_out_anew_does_not_begin_that_again() {
+    for delivery in [DeliveryGuarantee::AtLeastOnce, DeliveryGuarantee::AtMostOnce] {
+        let machine = Machine::new();
+        let store = machine.open();
+        let topic = store.create_topic("t", TopicConfig::new().partitions(4)).unwrap();
+        for log in topic.partitions().unwrap() {
+            append(&log, &["x"; 200]);
+        }
+        let assignors = [Arc::new(CooperativeStickyAssignor) as Arc<dyn Assignor>];
+        let config = earliest().delivery(delivery).assignors(assignors).max_poll_records(1);
+        let mut a = member(&store, config.clone());
+        let mut read = poll(&mut a).len();
+        let mut b = member(&store, config);
+        for _ in 0..20 {
+            read += poll(&mut b).len() + poll(&mut a).len();
+        }
+        let settled = a.stats().rebalances;
+        assert_eq!((numbers(&a).len(), numbers(&b).len()), (2, 2));
+        for _ in 0..50 {
+            read += poll(&mut b).len() + poll(&mut a).len();
+        }
+        assert_eq!(a.stats().rebalances, settled, "{delivery:?}: the group goes on in peace");
+        read += drain(&mut a).len() + drain(&mut b).len();
+        assert_eq!(read, 800);
+    }
+}
