@@ -61,3 +61,27 @@ fn a_commit_refused_while_partitions_are_shared_out_anew_does_not_begin_that_aga
         assert_eq!(read, 800);
     }
 }
+
+#[test]
+fn a_position_in_a_deleted_topic_is_not_committed_of_the_next_one_with_its_name() {
+    for by_itself in [true, false] {
+        let machine = Machine::new();
+        let store = machine.open();
+        let make = || store.create_topic("t", TopicConfig::new()).unwrap().partition(0).unwrap();
+        append(&make(), &["a", "b", "c"]);
+        let mut consumer = member(&store, earliest().enable_auto_commit(by_itself));
+        assert_eq!(poll(&mut consumer).len(), 3);
+
+        store.delete_topic("t").unwrap();
+        append(&make(), &["1", "2", "3", "4", "5"]);
+        if !by_itself {
+            consumer.commit().unwrap();
+            assert!(consumer.positions_to_commit().is_empty());
+        }
+        consumer.close().unwrap();
+        let committed = store.groups().unwrap().committed("g", None, true).unwrap();
+        assert!(committed.is_empty(), "{committed:?}");
+        let mut next = member(&store, earliest());
+        assert_eq!(poll(&mut next), ["t-0:0=1", "t-0:1=2", "t-0:2=3", "t-0:3=4", "t-0:4=5"]);
+    }
+}

@@ -95,7 +95,19 @@ impl Consumer {
     /// [`DeliveryGuarantee::ExactlyOnce`](super::DeliveryGuarantee::ExactlyOnce), where a producer's transaction takes
     /// them, together with [`group_metadata`](Self::group_metadata).
     pub fn positions_to_commit(&self) -> Offsets {
-        self.slots.iter().filter_map(|slot| Some(slot.to_commit(slot.position()?))).collect()
+        self.positions(|_, _| true)
+    }
+
+    /// The positions of the partitions that `wanted` says so of. Those in a topic that is deleted say nothing of
+    /// another one with its name.
+    fn positions(&self, wanted: impl Fn(&Slot, u64) -> bool) -> Offsets {
+        let unchanged = self.store.topics_version().is_ok_and(|version| version == self.topics_version);
+        let current = self.slots.iter().filter(|slot| unchanged || slot.is_current(&self.store));
+        let of = |slot: &Slot| {
+            let position = slot.position().filter(|&position| wanted(slot, position))?;
+            Some(slot.to_commit(position))
+        };
+        current.filter_map(of).collect()
     }
 
     /// What the group has committed of these partitions, whether or not the consumer has them; those without are left
@@ -240,11 +252,7 @@ impl Consumer {
             // In no generation: there is nothing of its own to commit.
             return Ok(());
         }
-        let moved = |slot: &Slot| {
-            let position = slot.position().filter(|&position| all || slot.committed != Some(position))?;
-            Some(slot.to_commit(position))
-        };
-        let offsets: Offsets = self.slots.iter().filter_map(moved).collect();
+        let offsets = self.positions(|slot, position| all || slot.committed != Some(position));
         self.commits.moved = false;
         if offsets.is_empty() {
             return Ok(());

@@ -151,6 +151,15 @@ impl Slot {
         Ok(self.source.is_some())
     }
 
+    /// Whether its topic is still the one that has the name.
+    pub(super) fn is_current(&self, store: &StoreHandle) -> bool {
+        let Some(source) = &self.source else { return false };
+        match store.topic(self.id.topic.as_str()) {
+            Ok(topic) => topic.id() == source.topic,
+            Err(error) => !matches!(error, Error::UnknownTopic { .. }),
+        }
+    }
+
     /// Reads on from where the last read ended.
     ///
     /// # Errors
