@@ -85,3 +85,22 @@ fn a_position_in_a_deleted_topic_is_not_committed_of_the_next_one_with_its_name(
         assert_eq!(poll(&mut next), ["t-0:0=1", "t-0:1=2", "t-0:2=3", "t-0:3=4", "t-0:4=5"]);
     }
 }
+
+#[test]
+fn what_was_read_of_a_deleted_topic_and_not_handed_out_is_dropped() {
+    let machine = Machine::new();
+    let store = machine.open();
+    let make = || store.create_topic("t", TopicConfig::new()).unwrap().partition(0).unwrap();
+    append(&make(), &["a", "b", "c"]);
+    let config = ConsumerConfig::new().offset_reset(OffsetReset::Earliest);
+    let mut consumer = store.consumer(config.fetch_min_bytes(1 << 20).fetch_max_wait(LONG)).unwrap();
+    consumer.assign([id("t", 0)]).unwrap();
+    assert!(poll(&mut consumer).is_empty(), "it waits for more");
+
+    store.delete_topic("t").unwrap();
+    append(&make(), &["1"]);
+    assert!(poll(&mut consumer).is_empty());
+    machine.clock.advance(LONG);
+    assert_eq!(poll(&mut consumer), ["t-0:0=1"]);
+    assert_eq!(consumer.position(&id("t", 0)).unwrap(), 1);
+}

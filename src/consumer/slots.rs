@@ -118,6 +118,11 @@ impl Slots {
         self.unsettled = false;
     }
 
+    /// What was read of it and not handed out is of a topic that is no more.
+    pub(super) fn forget_read(&mut self, id: &TopicPartition) {
+        self.fetch.forget(id);
+    }
+
     /// That position is committed.
     pub(super) fn note_committed(&mut self, id: &TopicPartition, offset: u64) {
         if let Some(slot) = self.by_name.get_mut(id) {
