@@ -104,3 +104,17 @@ fn what_was_read_of_a_deleted_topic_and_not_handed_out_is_dropped() {
     assert_eq!(poll(&mut consumer), ["t-0:0=1"]);
     assert_eq!(consumer.position(&id("t", 0)).unwrap(), 1);
 }
+
+#[test]
+fn polls_without_a_limit_take_no_memory_for_offsets_without_records() {
+    let machine = Machine::new();
+    let store = machine.open();
+    let log = store.create_topic("t", TopicConfig::new()).unwrap().partition(0).unwrap();
+    for base_offset in [0, 1 << 50] {
+        let mut batch = BatchBuilder::new(BatchOptions { base_offset, ..BatchOptions::default() });
+        batch.push(&Record::new("x")).unwrap();
+        log.append_as_follower(&batch.finish().unwrap()).unwrap();
+    }
+    let mut consumer = member(&store, earliest().max_poll_records(usize::MAX));
+    assert_eq!(poll(&mut consumer), ["t-0:0=x".to_owned(), format!("t-0:{}=x", 1_u64 << 50)]);
+}

@@ -11,6 +11,9 @@ use crate::types::{TopicPartition, Uuid};
 
 use super::config::OffsetReset;
 
+/// Room is made in advance for so many records of a read at most.
+const EXPECTED_MAX: u64 = 1000;
+
 /// A partition that a consumer has.
 #[derive(Debug)]
 pub(super) struct Slot {
@@ -178,7 +181,9 @@ impl Slot {
             Some(records) => records,
             none => none.insert(partition.read_from_with(position, isolation)?),
         };
+        // Of many offsets few may have a record.
         let expected = bound.saturating_sub(Records::position(records)).min(room.records as u64);
+        let expected = expected.min(EXPECTED_MAX);
         let mut filled =
             Filled { records: Vec::with_capacity(expected as usize), bytes: 0, next: 0, end: End::Full };
         while filled.records.len() < room.records && (filled.bytes < room.bytes || filled.records.is_empty())
