@@ -118,3 +118,26 @@ fn polls_without_a_limit_take_no_memory_for_offsets_without_records() {
     let mut consumer = member(&store, earliest().max_poll_records(usize::MAX));
     assert_eq!(poll(&mut consumer), ["t-0:0=x".to_owned(), format!("t-0:{}=x", 1_u64 << 50)]);
 }
+
+/// Panics the first time.
+struct Panics(bool);
+
+impl RebalanceListener for Panics {
+    fn on_partitions_assigned(&mut self, _: &mut Consumer, _: &[TopicPartition]) -> Result<()> {
+        assert!(std::mem::replace(&mut self.0, true), "the first time");
+        Ok(())
+    }
+}
+
+#[test]
+fn a_panic_of_a_listener_does_not_end_the_consumer() {
+    let machine = Machine::new();
+    let store = machine.open();
+    let log = store.create_topic("t", TopicConfig::new()).unwrap().partition(0).unwrap();
+    append(&log, &["a"]);
+    let mut consumer = store.consumer(earliest()).unwrap();
+    consumer.subscribe_with(["t"], Panics(false)).unwrap();
+    assert!(catch_unwind(AssertUnwindSafe(|| poll(&mut consumer))).is_err());
+    assert_eq!(poll(&mut consumer), ["t-0:0=a"]);
+    consumer.unsubscribe().unwrap();
+}
