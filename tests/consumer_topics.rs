@@ -141,3 +141,44 @@ fn a_panic_of_a_listener_does_not_end_the_consumer() {
     assert_eq!(poll(&mut consumer), ["t-0:0=a"]);
     consumer.unsubscribe().unwrap();
 }
+
+#[test]
+fn a_seek_is_committed_as_a_read_is() {
+    let machine = Machine::new();
+    let store = machine.open();
+    let log = store.create_topic("t", TopicConfig::new()).unwrap().partition(0).unwrap();
+    append(&log, &["a", "b", "c"]);
+    let mut consumer = member(&store, earliest());
+    assert_eq!(poll(&mut consumer).len(), 3);
+    machine.clock.advance(Duration::from_secs(5));
+    assert!(poll(&mut consumer).is_empty());
+    let committed = || store.groups().unwrap().committed("g", None, true).unwrap()[&id("t", 0)].offset;
+    assert_eq!(committed(), 3);
+    consumer.pause([&id("t", 0)]).unwrap();
+    consumer.seek(&id("t", 0), 1).unwrap();
+    machine.clock.advance(Duration::from_secs(5));
+    assert!(poll(&mut consumer).is_empty());
+    assert_eq!(committed(), 1);
+}
+
+#[test]
+fn what_was_aborted_is_passed_over_for_the_group_too() {
+    let machine = Machine::new();
+    let store = machine.open();
+    let log = store.create_topic("t", TopicConfig::new()).unwrap().partition(0).unwrap();
+    let abort = |sequence| {
+        let options = AppendOptions::new().transactional(7, 0, sequence);
+        log.append_batch_with(&[Record::new("x")], options).unwrap();
+        let marker = EndTransactionMarker { coordinator_epoch: 0, commit: false };
+        log.end_transaction(7, 0, marker, AppendOptions::new()).unwrap();
+    };
+    let mut consumer = member(&store, earliest().isolation(Isolation::ReadCommitted));
+    for sequence in 0..3 {
+        abort(sequence);
+        assert!(poll(&mut consumer).is_empty());
+        machine.clock.advance(Duration::from_secs(5));
+        assert!(poll(&mut consumer).is_empty());
+        let groups = store.groups().unwrap();
+        assert_eq!(group::group_lag(&store, &*groups, "g").unwrap()[&id("t", 0)].lag, Some(0));
+    }
+}
