@@ -182,3 +182,21 @@ fn what_was_aborted_is_passed_over_for_the_group_too() {
         assert_eq!(group::group_lag(&store, &*groups, "g").unwrap()[&id("t", 0)].lag, Some(0));
     }
 }
+
+#[test]
+fn a_group_is_reset_though_a_topic_of_it_is_no_more() {
+    let machine = Machine::new();
+    let store = machine.open();
+    for topic in ["t", "u"] {
+        let log = store.create_topic(topic, TopicConfig::new()).unwrap().partition(0).unwrap();
+        append(&log, &["a", "b"]);
+    }
+    let mut consumer = store.consumer(earliest()).unwrap();
+    consumer.subscribe(["t", "u"]).unwrap();
+    assert_eq!(drain(&mut consumer).len(), 4);
+    consumer.close().unwrap();
+    store.delete_topic("u").unwrap();
+    let groups = store.groups().unwrap();
+    let reset = group::reset_offsets(&store, &*groups, "g", None, &ResetTo::Earliest).unwrap();
+    assert_eq!(reset.into_iter().collect::<Vec<_>>(), [(id("t", 0), 0)]);
+}
