@@ -13,15 +13,17 @@ mod consumers;
 #[path = "common/logs.rs"]
 mod logs;
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use annals::consumer::{Consumer, ConsumerConfig, DeliveryGuarantee, OffsetReset, RebalanceListener};
 use annals::format::{BatchBuilder, BatchOptions, EndTransactionMarker};
-use annals::group::{self, Assignor, CooperativeStickyAssignor, ResetTo};
-use annals::{AppendOptions, Isolation, Record, Result, Store, TopicConfig, TopicPartition};
-use consumers::{LONG, drain, id, numbers, poll};
+use annals::group::{self, Assignor, CooperativeStickyAssignor, GroupMember, RangeAssignor, ResetTo};
+use annals::{AppendOptions, Isolation, Record, Result, Store, TopicConfig, TopicName, TopicPartition};
+use consumers::{LONG, drain, id, numbers, poll, settle};
 use logs::{Machine, append};
 
 fn earliest() -> ConsumerConfig {
@@ -199,4 +201,51 @@ fn a_group_is_reset_though_a_topic_of_it_is_no_more() {
     let groups = store.groups().unwrap();
     let reset = group::reset_offsets(&store, &*groups, "g", None, &ResetTo::Earliest).unwrap();
     assert_eq!(reset.into_iter().collect::<Vec<_>>(), [(id("t", 0), 0)]);
+}
+
+/// Panics the first time.
+#[derive(Debug, Default)]
+struct PanicsOnce(AtomicBool);
+
+impl Assignor for PanicsOnce {
+    fn name(&self) -> &str {
+        "panics"
+    }
+
+    fn assign(
+        &self,
+        topics: &BTreeMap<TopicName, u32>,
+        members: &[GroupMember],
+    ) -> BTreeMap<String, Vec<TopicPartition>> {
+        assert!(self.0.swap(true, Ordering::SeqCst), "the first time");
+        RangeAssignor.assign(topics, members)
+    }
+}
+
+#[test]
+fn a_panic_of_an_assignor_does_not_end_the_consumer() {
+    let machine = Machine::new();
+    let store = machine.open();
+    let log = store.create_topic("t", TopicConfig::new()).unwrap().partition(0).unwrap();
+    append(&log, &["a"]);
+    let assignors = [Arc::new(PanicsOnce::default()) as Arc<dyn Assignor>];
+    let mut consumer = member(&store, earliest().assignors(assignors));
+    assert!(catch_unwind(AssertUnwindSafe(|| poll(&mut consumer))).is_err());
+    assert_eq!(poll(&mut consumer), ["t-0:0=a"]);
+}
+
+#[test]
+fn a_commit_callback_that_panics_does_not_silence_the_others() {
+    let machine = Machine::new();
+    let store = machine.open();
+    store.create_topic("t", TopicConfig::new()).unwrap();
+    let mut consumer = member(&store, earliest());
+    poll(&mut consumer);
+    let told = Arc::new(AtomicBool::new(false));
+    let tell = Arc::clone(&told);
+    consumer.commit_async(|_, _| panic!("the first")).unwrap();
+    consumer.commit_async(move |_, committed| tell.store(committed.is_ok(), Ordering::SeqCst)).unwrap();
+    assert!(catch_unwind(AssertUnwindSafe(|| poll(&mut consumer))).is_err());
+    poll(&mut consumer);
+    assert!(told.load(Ordering::SeqCst));
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use super::Consumer;
@@ -150,8 +151,16 @@ impl Consumer {
         let each = waiting.iter().flat_map(|(offsets, _)| offsets);
         let last = each.map(|(partition, position)| (partition.clone(), position.clone())).collect();
         let committed = self.commit_now(&last);
+        let mut panicked = None;
         for (offsets, callback) in waiting {
-            callback(&offsets, committed.as_ref().map(|&()| ()));
+            let tell = AssertUnwindSafe(|| callback(&offsets, committed.as_ref().map(|&()| ())));
+            // The others are told nevertheless.
+            if let Err(panic) = catch_unwind(tell) {
+                panicked = Some(panic);
+            }
+        }
+        if let Some(panic) = panicked {
+            resume_unwind(panic);
         }
     }
 

@@ -128,6 +128,8 @@ impl Consumer {
         membership.member_id.clone_from(&joined.member_id);
         membership.generation = joined.generation;
         membership.shared_out = None;
+        // Should an assignor panic, it asks once more.
+        membership.stage = Stage::Out;
         let mut assignments = Vec::new();
         if joined.leader == joined.member_id {
             assignments = membership.share_out(&joined, |topics| counts(&store, topics))?;
