@@ -235,6 +235,23 @@ fn a_panic_of_an_assignor_does_not_end_the_consumer() {
 }
 
 #[test]
+fn a_place_asked_for_is_kept_no_longer_than_a_place_taken() {
+    let machine = Machine::new();
+    let store = machine.open();
+    store.create_topic("t", TopicConfig::new().partitions(2)).unwrap();
+    let mut stays = member(&store, earliest());
+    poll(&mut stays);
+    assert_eq!(numbers(&stays), [0, 1]);
+    let mut goes = member(&store, earliest().group_instance_id("place"));
+    assert!(poll(&mut goes).is_empty());
+    goes.close().unwrap();
+    poll(&mut stays);
+    machine.clock.advance(Duration::from_secs(45));
+    settle(&mut [&mut stays]);
+    assert_eq!(numbers(&stays), [0, 1]);
+}
+
+#[test]
 fn a_commit_callback_that_panics_does_not_silence_the_others() {
     let machine = Machine::new();
     let store = machine.open();
