@@ -266,3 +266,17 @@ fn a_commit_callback_that_panics_does_not_silence_the_others() {
     poll(&mut consumer);
     assert!(told.load(Ordering::SeqCst));
 }
+
+#[test]
+fn a_consumer_may_take_hours_between_polls_if_it_says_so() {
+    let machine = Machine::new();
+    let store = machine.open();
+    let log = store.create_topic("t", TopicConfig::new()).unwrap().partition(0).unwrap();
+    append(&log, &["a", "b"]);
+    let mut consumer = member(&store, earliest().max_poll_interval(LONG * 2).max_poll_records(1));
+    assert_eq!(poll(&mut consumer), ["t-0:0=a"]);
+    machine.clock.advance(LONG);
+    store.maintain().unwrap();
+    assert_eq!(poll(&mut consumer), ["t-0:1=b"]);
+    assert_eq!(consumer.stats().rebalances, 1);
+}
