@@ -288,3 +288,25 @@ fn a_group_of_places_goes_on_where_it_was() {
     assert!(described.members.iter().all(|now| members.iter().all(|old| old.member_id != now.member_id)));
     assert_eq!(committed(&groups, "g")["t-0"], 5);
 }
+
+#[test]
+fn nobody_waits_for_the_assignment_of_a_leader_who_is_away() {
+    let (_machine, _store, groups) = start();
+    let members = places(&groups);
+    // Both join again, and the other one waits for what the leader brings.
+    let changed = |member: &GroupMetadata| JoinRequest {
+        instance_id: member.instance_id.clone(),
+        protocols: subscribed(&["t"], &[]),
+        ..again(member)
+    };
+    let (leader, other) = (groups.join(changed(&members[0])), groups.join(changed(&members[1])));
+    let (leader, other) = (now(leader).unwrap(), now(other).unwrap());
+    assert_eq!(leader.leader, leader.member_id);
+    let mut waits = follow(&groups, &placed(&members[1], &other));
+    pending(&mut waits);
+    groups.leave(&placed(&members[0], &leader), Some(Duration::from_secs(45))).unwrap();
+    assert_eq!(outcome(now(waits)), "RebalanceInProgress");
+    let joined = now(groups.join(changed(&members[1]))).unwrap();
+    assert_eq!(joined.leader, joined.member_id);
+    assert_eq!(joined.members.len(), 2, "the place is kept");
+}

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use super::Consumer;
@@ -95,7 +96,19 @@ impl Consumer {
     /// [`DeliveryGuarantee::ExactlyOnce`](super::DeliveryGuarantee::ExactlyOnce), where a producer's transaction takes
     /// them, together with [`group_metadata`](Self::group_metadata).
     pub fn positions_to_commit(&self) -> Offsets {
-        self.slots.iter().filter_map(|slot| Some(slot.to_commit(slot.position()?))).collect()
+        self.positions(|_, _| true)
+    }
+
+    /// The positions of the partitions that `wanted` says so of. Those in a topic that is deleted say nothing of
+    /// another one with its name.
+    fn positions(&self, wanted: impl Fn(&Slot, u64) -> bool) -> Offsets {
+        let unchanged = self.store.topics_version().is_ok_and(|version| version == self.topics_version);
+        let current = self.slots.iter().filter(|slot| unchanged || slot.is_current(&self.store));
+        let of = |slot: &Slot| {
+            let position = slot.position().filter(|&position| wanted(slot, position))?;
+            Some(slot.to_commit(position))
+        };
+        current.filter_map(of).collect()
     }
 
     /// What the group has committed of these partitions, whether or not the consumer has them; those without are left
@@ -138,8 +151,16 @@ impl Consumer {
         let each = waiting.iter().flat_map(|(offsets, _)| offsets);
         let last = each.map(|(partition, position)| (partition.clone(), position.clone())).collect();
         let committed = self.commit_now(&last);
+        let mut panicked = None;
         for (offsets, callback) in waiting {
-            callback(&offsets, committed.as_ref().map(|&()| ()));
+            let tell = AssertUnwindSafe(|| callback(&offsets, committed.as_ref().map(|&()| ())));
+            // The others are told nevertheless.
+            if let Err(panic) = catch_unwind(tell) {
+                panicked = Some(panic);
+            }
+        }
+        if let Some(panic) = panicked {
+            resume_unwind(panic);
         }
     }
 
@@ -173,7 +194,10 @@ impl Consumer {
                     return Err(error);
                 };
                 let error = membership.why_refused(error);
-                membership.take_note(&error);
+                // Who is on the way to the next generation need not begin it once more.
+                if membership.is_stable() || !matches!(error, Error::RebalanceInProgress { .. }) {
+                    membership.take_note(&error);
+                }
                 return Err(error);
             }
         }
@@ -237,11 +261,7 @@ impl Consumer {
             // In no generation: there is nothing of its own to commit.
             return Ok(());
         }
-        let moved = |slot: &Slot| {
-            let position = slot.position().filter(|&position| all || slot.committed != Some(position))?;
-            Some(slot.to_commit(position))
-        };
-        let offsets: Offsets = self.slots.iter().filter_map(moved).collect();
+        let offsets = self.positions(|slot, position| all || slot.committed != Some(position));
         self.commits.moved = false;
         if offsets.is_empty() {
             return Ok(());

@@ -1,5 +1,6 @@
 //! The seam [`RebalanceListener`]: who is told which partitions a consumer gets and gives up.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -83,14 +84,17 @@ impl Consumer {
         let Some(listener) = self.listener.clone() else { return };
         let before = std::mem::replace(&mut self.in_listener, true);
         let mut listener = listener.lock();
-        let told = match what {
+        let told = catch_unwind(AssertUnwindSafe(|| match what {
             Told::Assigned => listener.on_partitions_assigned(self, partitions),
             Told::Revoked => listener.on_partitions_revoked(self, partitions),
             Told::Lost => listener.on_partitions_lost(self, partitions),
-        };
+        }));
         self.in_listener = before;
-        if let Err(error) = told {
-            self.slots.failed.push_back(error);
+        match told {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => self.slots.failed.push_back(error),
+            // The caller's, who may go on with the consumer.
+            Err(panic) => resume_unwind(panic),
         }
     }
 }

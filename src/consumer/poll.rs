@@ -94,7 +94,7 @@ impl Consumer {
             if let Some(error) = self.slots.failed.pop_front() {
                 return Err(error);
             }
-            self.slots.read(now);
+            self.commits.moved |= self.slots.read(now);
             if self.slots.is_ready(now) {
                 if self.commit_before()? {
                     return Ok(Some(self.hand_out()));

@@ -23,6 +23,7 @@ impl Consumer {
     pub fn seek(&mut self, partition: &TopicPartition, offset: u64) -> Result<()> {
         self.check_assigned("seek", partition)?;
         self.slots.change(partition, |slot| slot.seek(Place::At(offset)));
+        self.commits.moved = true;
         Ok(())
     }
 
@@ -83,6 +84,7 @@ impl Consumer {
         }
         for (partition, offset) in found {
             self.slots.change(partition, |slot| slot.seek(Place::At(offset)));
+            self.commits.moved = true;
         }
         Ok(())
     }

@@ -13,7 +13,7 @@
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::Consumer;
@@ -128,6 +128,8 @@ impl Consumer {
         membership.member_id.clone_from(&joined.member_id);
         membership.generation = joined.generation;
         membership.shared_out = None;
+        // Should an assignor panic, it asks once more.
+        membership.stage = Stage::Out;
         let mut assignments = Vec::new();
         if joined.leader == joined.member_id {
             assignments = membership.share_out(&joined, |topics| counts(&store, topics))?;
@@ -238,9 +240,18 @@ impl Consumer {
     pub(super) fn leave(&mut self) -> Result<()> {
         let keep_for = self.config.group_instance_id.as_ref().map(|_| self.config.session_timeout);
         let Some(membership) = &mut self.group else { return Ok(()) };
-        let metadata = membership.metadata();
-        let was_in = !metadata.member_id.is_empty() && !membership.fenced;
-        (membership.stage, membership.generation, membership.rejoin) = (Stage::Out, -1, false);
+        let mut metadata = membership.metadata();
+        let stage = std::mem::replace(&mut membership.stage, Stage::Out);
+        let mut was_in = !metadata.member_id.is_empty() && !membership.fenced;
+        if let (false, Stage::Joining(mut reply), Some(_)) = (was_in, stage, &metadata.instance_id) {
+            // A place is had before its id is known.
+            match Pin::new(&mut reply).poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(Ok(joined)) => (metadata.member_id, was_in) = (joined.member_id, true),
+                Poll::Ready(Err(_)) => {}
+                Poll::Pending => was_in = true,
+            }
+        }
+        (membership.generation, membership.rejoin) = (-1, false);
         membership.member_id.clear();
         membership.shared_out = None;
         (membership.gone, membership.fenced) = (false, false);

@@ -11,6 +11,9 @@ use crate::types::{TopicPartition, Uuid};
 
 use super::config::OffsetReset;
 
+/// Room is made in advance for so many records of a read at most.
+const EXPECTED_MAX: u64 = 1000;
+
 /// A partition that a consumer has.
 #[derive(Debug)]
 pub(super) struct Slot {
@@ -151,6 +154,15 @@ impl Slot {
         Ok(self.source.is_some())
     }
 
+    /// Whether its topic is still the one that has the name.
+    pub(super) fn is_current(&self, store: &StoreHandle) -> bool {
+        let Some(source) = &self.source else { return false };
+        match store.topic(self.id.topic.as_str()) {
+            Ok(topic) => topic.id() == source.topic,
+            Err(error) => !matches!(error, Error::UnknownTopic { .. }),
+        }
+    }
+
     /// Reads on from where the last read ended.
     ///
     /// # Errors
@@ -169,7 +181,9 @@ impl Slot {
             Some(records) => records,
             none => none.insert(partition.read_from_with(position, isolation)?),
         };
+        // Of many offsets few may have a record.
         let expected = bound.saturating_sub(Records::position(records)).min(room.records as u64);
+        let expected = expected.min(EXPECTED_MAX);
         let mut filled =
             Filled { records: Vec::with_capacity(expected as usize), bytes: 0, next: 0, end: End::Full };
         while filled.records.len() < room.records && (filled.bytes < room.bytes || filled.records.is_empty())

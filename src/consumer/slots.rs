@@ -118,6 +118,11 @@ impl Slots {
         self.unsettled = false;
     }
 
+    /// What was read of it and not handed out is of a topic that is no more.
+    pub(super) fn forget_read(&mut self, id: &TopicPartition) {
+        self.fetch.forget(id);
+    }
+
     /// That position is committed.
     pub(super) fn note_committed(&mut self, id: &TopicPartition, offset: u64) {
         if let Some(slot) = self.by_name.get_mut(id) {
@@ -161,8 +166,9 @@ impl Slots {
         !self.queue.is_empty()
     }
 
-    /// Reads from those in the queue, each once at most, until the poll is full.
-    pub(super) fn read(&mut self, now: Duration) {
+    /// Reads from those in the queue, each once at most, until the poll is full. Returns whether a position has moved
+    /// on by itself, over markers and what was aborted.
+    pub(super) fn read(&mut self, now: Duration) -> bool {
         for id in self.bell.take_ready() {
             self.enqueue(&id);
         }
@@ -170,6 +176,7 @@ impl Slots {
         if self.fetch.records == 0 && self.fetch.started.is_none_or(elapsed) {
             self.fetch.started = Some(now);
         }
+        let mut moved = false;
         for _ in 0..self.queue.len() {
             let room = self.fetch.room(&self.limits);
             if room.records == 0 || room.bytes == 0 {
@@ -177,15 +184,16 @@ impl Slots {
                 break;
             }
             let Some(id) = self.queue.pop_front() else { break };
-            self.read_one(&id, room);
+            moved |= self.read_one(&id, room);
         }
+        moved
     }
 
-    fn read_one(&mut self, id: &Arc<TopicPartition>, mut room: Room) {
-        let Some(slot) = self.by_name.get_mut(id) else { return };
+    fn read_one(&mut self, id: &Arc<TopicPartition>, mut room: Room) -> bool {
+        let Some(slot) = self.by_name.get_mut(id) else { return false };
         slot.queued = false;
         if !slot.is_readable() {
-            return;
+            return false;
         }
         room.bytes = room.bytes.min(self.limits.partition_bytes.max(1));
         let (filled, end) = match slot.read(self.limits.isolation, room) {
@@ -193,13 +201,15 @@ impl Slots {
                 let end = std::mem::replace(&mut filled.end, End::Full);
                 (Some(filled), end)
             }
-            Ok(None) => return,
+            Ok(None) => return false,
             Err(error) => (None, End::Failed(error)),
         };
+        let mut moved = false;
         if let Some(filled) = filled {
             self.fetch.full |= matches!(end, End::Full | End::Failed(_));
             let next = filled.next;
             if !self.fetch.add(id, filled) {
+                moved = slot.place != Place::At(next);
                 slot.place = Place::At(next);
             }
         }
@@ -208,6 +218,7 @@ impl Slots {
             End::Waits => {}
             End::Failed(error) => self.fail(id, error),
         }
+        moved
     }
 
     /// Decides how the partition goes on, if it does.

@@ -208,8 +208,9 @@ impl Consumer {
             return Ok(());
         }
         let mut failed = Vec::new();
+        let mut lost = Vec::new();
         for slot in self.slots.iter_mut() {
-            let was_there = slot.source.is_some();
+            let (was_there, position) = (slot.source.is_some(), slot.position());
             match slot.find_source(&self.store) {
                 // Of a subscription, the group takes care.
                 Ok(false) if was_there && !self.wanted.is_subscription() => {
@@ -218,7 +219,11 @@ impl Consumer {
                 Ok(_) => {}
                 Err(error) => failed.push(error),
             }
+            if slot.position() != position {
+                lost.push(Arc::clone(&slot.id));
+            }
         }
+        lost.iter().for_each(|id| self.slots.forget_read(id));
         self.slots.failed.extend(failed);
         self.slots.unsettled = true;
         let mut changed = false;

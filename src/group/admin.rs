@@ -65,8 +65,13 @@ pub fn plan_reset(
         (None, _) => committed.keys().cloned().collect(),
     };
     let mut plan = BTreeMap::new();
+    // What is committed of a topic that is deleted since stays as it is.
+    let all_committed = partitions.is_none() && !matches!(to, ResetTo::Offsets(_));
     for id in wanted {
-        let partition = store.topic(&id.topic)?.partition(id.partition)?;
+        let partition = match store.topic(&id.topic).and_then(|topic| topic.partition(id.partition)) {
+            Err(Error::UnknownTopic { .. } | Error::UnknownPartition { .. }) if all_committed => continue,
+            found => found?,
+        };
         let before = committed.get(&id).map(|committed| committed.offset);
         if let Some(offset) = find(&partition, before, to)? {
             plan.insert(id, offset);
@@ -75,8 +80,8 @@ pub fn plan_reset(
     Ok(plan)
 }
 
-/// Sets where a group goes on, in the partitions named or in all that it has committed. Returns what was committed; an
-/// offset outside of what there is was moved to its nearest end.
+/// Sets where a group goes on, in the partitions named or in all that it has committed and that are still there.
+/// Returns what was committed; an offset outside of what there is was moved to its nearest end.
 ///
 /// ```
 /// use annals::group::{self, GroupMetadata, OffsetAndMetadata, OffsetCommit, ResetTo};

@@ -95,7 +95,8 @@ impl GroupConfig {
     /// 1 ms to 30 minutes.
     ///
     /// Kafka asks for at least 6 seconds, to keep members on a bad network from flapping. In one process there is no
-    /// network, and whoever wants to fail over fast may.
+    /// network, and whoever wants to fail over fast may. Nor does the maximum bind the consumers of this process, whose
+    /// session is as long as their `max.poll.interval.ms`: polls are their only heartbeats.
     #[must_use]
     pub fn session_timeout(mut self, min: Duration, max: Duration) -> Self {
         self.session_timeout_min = min.max(Duration::from_millis(1));
@@ -161,9 +162,12 @@ impl GroupConfig {
     /// Whether somebody may ask to join like that.
     pub(super) fn check_join(&self, request: &JoinRequest) -> Result<()> {
         check_group_id(&request.group)?;
-        let timeouts = self.session_timeout_min..=self.session_timeout_max;
-        check_timeout("session.timeout.ms", request.session_timeout, &timeouts)?;
         let longest = Duration::from_millis(i32::MAX as u64);
+        // In this process, polls are the only heartbeats, and come as seldom as the member says.
+        let local = request.client_host == JoinRequest::IN_PROCESS;
+        let between_polls = if local { request.rebalance_timeout.min(longest) } else { Duration::ZERO };
+        let timeouts = self.session_timeout_min..=self.session_timeout_max.max(between_polls);
+        check_timeout("session.timeout.ms", request.session_timeout, &timeouts)?;
         let any = Duration::from_millis(1)..=longest;
         check_timeout("max.poll.interval.ms", request.rebalance_timeout, &any)?;
         let names = request.protocols.iter().map(|(name, _)| name);

@@ -228,6 +228,11 @@ impl Group {
         }
         self.members.send_away(id, context.now.saturating_add(kept));
         effects.moved = true;
+        let leads = self.leader.as_deref() == Some(id);
+        if leads && self.state == GroupState::CompletingRebalance && self.staged.is_none() {
+            // Nobody would bring the others their assignment.
+            return self.rebalance(context, effects);
+        }
         self.complete_if_all_joined(context, effects);
     }
 
