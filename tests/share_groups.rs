@@ -1149,3 +1149,49 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_write_that_fails_wakes_those_who_wait_for_what_it_held() {
+    let machine = Machine::new();
+    let (reached, arrivals) = mpsc::channel();
+    let (go_on, going) = mpsc::channel::<()>();
+    let going = Mutex::new(going);
+    let hold = Arc::new(AtomicU32::new(0));
+    let hook = {
+        let hold = Arc::clone(&hold);
+        move |call: Call, name: &Path| {
+            if call == Call::Write
+                && name.starts_with(format!("{STATE}-0"))
+                && hold.swap(0, Ordering::SeqCst) == 1
+            {
+                reached.send(()).unwrap();
+                going.lock().unwrap().recv().unwrap();
+            }
+        }
+    };
+    let store = machine.options().open_in(Hooked::new(machine.disk.clone(), hook)).unwrap();
+    store.create_topic(STATE, TopicConfig::new().set("cleanup.policy", "delete").unwrap()).unwrap();
+    let log = store.create_topic("t", TopicConfig::new()).unwrap().partition(0).unwrap();
+    append(&log, &["a"]);
+    let settings = || explicit().lock_duration(Duration::from_millis(30));
+    let (mut slow, mut other) = (consumer(&store, settings()), consumer(&store, settings()));
+    let records = poll(&mut slow);
+    slow.acknowledge(&records[0], Acknowledge::Accept).unwrap();
+    std::thread::scope(|scope| {
+        hold.store(1, Ordering::SeqCst);
+        let committing = scope.spawn(|| slow.commit().unwrap_err());
+        arrivals.recv().unwrap();
+        machine.clock.advance(Duration::from_millis(40));
+        // The lock has run out, but not while the word is written.
+        let (ready, begun) = mpsc::channel();
+        let waiting = scope.spawn(move || {
+            ready.send(()).unwrap();
+            other.poll(LONG).unwrap().len()
+        });
+        begun.recv().unwrap();
+        machine.disk.fail(When::next().of(&[Call::Write]).under(format!("{STATE}-0")), Fault::Error(ENOSPC));
+        go_on.send(()).unwrap();
+        committing.join().unwrap();
+        assert_eq!(waiting.join().unwrap(), 1);
+    });
+}
