@@ -86,4 +86,4 @@ pub use topic::{
 };
 pub use transaction::{ProducerIdAndEpoch, TransactionCoordinator};
 pub use types::{OFFSET_MAX, TOPIC_NAME_BYTES_MAX, TopicName, TopicPartition, Uuid};
-pub use wake::{Replier, Reply};
+pub use wake::{Replier, Reply, WakeupHandle};

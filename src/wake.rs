@@ -1,6 +1,7 @@
-//! How one thread tells another: [`Reply`], an answer that comes later, and the signal that a sleeper waits for.
+//! How one thread tells another: [`Reply`], an answer that comes later, [`WakeupHandle`], by which a poll is ended, and
+//! the signal that a sleeper waits for.
 //!
-//! Both speak through [`std::task::Waker`], so that who waits may be a thread or a task of any runtime.
+//! All speak through [`std::task::Waker`], so that who waits may be a thread or a task of any runtime.
 
 use std::fmt;
 use std::future::Future;
@@ -94,6 +95,50 @@ impl<T> fmt::Debug for Reply<T> {
 impl<T> fmt::Debug for Replier<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Replier").finish_non_exhaustive()
+    }
+}
+
+/// Wakes a [`Consumer`](crate::Consumer) or a [`ShareConsumer`](crate::share::ShareConsumer) from another thread. Clone
+/// it, send it, share it; it does not keep the consumer.
+///
+/// ```
+/// use std::time::Duration;
+/// use annals::consumer::ConsumerConfig;
+/// use annals::{Error, Store, TopicConfig};
+/// # let directory = tempfile::tempdir().unwrap();
+/// let store = Store::open(directory.path())?;
+/// let topic = store.create_topic("clicks", TopicConfig::new())?;
+/// let mut consumer = store.consumer(ConsumerConfig::new())?;
+/// consumer.assign([topic.partition(0)?.id().clone()])?;
+/// let handle = consumer.wakeup_handle();
+/// let waking = std::thread::spawn(move || handle.wakeup());
+/// assert!(matches!(consumer.poll(Duration::from_secs(3600)), Err(Error::Woken)));
+/// # waking.join().unwrap();
+/// # Ok::<(), Error>(())
+/// ```
+#[derive(Clone)]
+pub struct WakeupHandle(Arc<dyn Wakeup>);
+
+/// What a [`WakeupHandle`] wakes.
+pub(crate) trait Wakeup: Send + Sync {
+    fn wakeup(&self);
+}
+
+impl WakeupHandle {
+    pub(crate) fn new(wakes: Arc<dyn Wakeup>) -> Self {
+        WakeupHandle(wakes)
+    }
+
+    /// Makes the poll under way, or else the next one, fail with [`Error::Woken`], once. Nothing is lost by that: the
+    /// next poll goes on where it was.
+    pub fn wakeup(&self) {
+        self.0.wakeup();
+    }
+}
+
+impl fmt::Debug for WakeupHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WakeupHandle").finish_non_exhaustive()
     }
 }
 

@@ -19,7 +19,6 @@ use std::time::Duration;
 
 use annals::consumer::{
     Consumer, ConsumerConfig, ConsumerInterceptor, ConsumerRecords, DeliveryGuarantee, OffsetReset,
-    WakeupHandle,
 };
 use annals::format::EndTransactionMarker;
 use annals::{AppendOptions, Error, Isolation, Partition, Record, Store, TopicConfig};
@@ -744,7 +743,7 @@ fn a_consumer_can_be_sent_and_its_records_and_handle_shared() {
     fn shared<T: Send + Sync + 'static>() {}
     sent::<Consumer>();
     shared::<ConsumerRecords>();
-    shared::<WakeupHandle>();
+    shared::<annals::WakeupHandle>();
     shared::<ConsumerConfig>();
 }
 

@@ -522,6 +522,111 @@ fn partitions_that_come_later_are_read_from_their_start() {
 }
 
 #[test]
+fn partitions_that_come_while_nobody_is_there_are_read_from_their_start() {
+    let (_, store, _log) = machine(0);
+    let latest = || ShareConfig::new().group("workers");
+    consumer(&store, latest()).close().unwrap();
+    let topic = store.topic("t").unwrap();
+    topic.add_partitions(3).unwrap();
+    append(&topic.partition(2).unwrap(), &["meanwhile"]);
+    let polled = poll(&mut consumer(&store, latest()));
+    assert_eq!(
+        polled.iter().map(|record| (record.partition(), record.offset())).collect::<Vec<_>>(),
+        [(2, 0)]
+    );
+}
+
+#[test]
+fn one_that_waits_gets_what_is_in_partitions_that_come_meanwhile() {
+    let (_, store, _log) = machine(0);
+    let mut waiting = consumer(&store, config());
+    let (ready, begun) = mpsc::channel();
+    std::thread::scope(|scope| {
+        let polled = scope.spawn(move || {
+            ready.send(()).unwrap();
+            waiting.poll(LONG).unwrap()
+        });
+        begun.recv().unwrap();
+        let topic = store.topic("t").unwrap();
+        topic.add_partitions(2).unwrap();
+        append(&topic.partition(1).unwrap(), &["new"]);
+        assert_eq!(polled.join().unwrap()[0].partition(), 1);
+    });
+}
+
+#[test]
+fn a_topic_that_is_deleted_keeps_nobody_from_the_others() {
+    let (_, store, log) = machine(2);
+    let other = store.create_topic("other", TopicConfig::new()).unwrap().partition(0).unwrap();
+    let mut worker = store.share_consumer(explicit()).unwrap();
+    worker.subscribe(["t"]).unwrap();
+    let held = poll(&mut worker);
+    // Another group makes the log of states long, so that it is worth to clear it up.
+    let mut busy = store.share_consumer(config().group("busy")).unwrap();
+    busy.subscribe(["other"]).unwrap();
+    for _ in 0..1_100 {
+        append(&other, &["more"]);
+        drop(poll(&mut busy));
+    }
+    drop(log);
+    store.delete_topic("t").unwrap();
+    store.maintain().unwrap();
+    worker.acknowledge(&held[0], Acknowledge::Accept).unwrap();
+    worker.subscribe(["other"]).unwrap();
+    assert_eq!(worker.poll(NOW).unwrap().len(), 500);
+    worker.close().unwrap();
+}
+
+#[test]
+fn one_record_that_takes_long_does_not_make_the_states_outgrow_a_record() {
+    let (_, store, log) = machine(0);
+    for _ in 0..6 {
+        fill(&log, 10_000);
+    }
+    let mut worker = consumer(&store, explicit().max_in_flight(10_000).max_poll_records(10_000));
+    let mut first = None;
+    let mut deliver = |worker: &mut ShareConsumer, word: fn(&ShareRecord) -> Acknowledge| {
+        let polled = poll(worker);
+        for record in &polled {
+            match record.offset() {
+                0 => first = Some(record.clone()),
+                _ => worker.acknowledge(record, word(record)).unwrap(),
+            }
+        }
+        !polled.is_empty()
+    };
+    // Each second record is accepted at its second delivery, so that no two neighbours have the same state.
+    let by_turns = |record: &ShareRecord| match (record.offset() % 2, record.delivery_count()) {
+        (1, 1) => Acknowledge::Release,
+        _ => Acknowledge::Accept,
+    };
+    while deliver(&mut worker, by_turns) {}
+    worker.commit().unwrap();
+    // So often that the whole state has to be written.
+    for _ in 0..600 {
+        append(&log, &["more"]);
+        deliver(&mut worker, by_turns);
+        worker.commit().unwrap();
+    }
+    // It takes in no more until the one is finished, and then it goes on.
+    worker.acknowledge(&first.unwrap(), Acknowledge::Accept).unwrap();
+    worker.commit().unwrap();
+    let mut worker_has = 0;
+    loop {
+        let polled = poll(&mut worker);
+        if polled.is_empty() {
+            break;
+        }
+        worker_has += polled.len();
+        for record in &polled {
+            worker.acknowledge(record, Acknowledge::Accept).unwrap();
+        }
+        worker.commit().unwrap();
+    }
+    assert!(worker_has > 600, "{worker_has}");
+}
+
+#[test]
 fn what_does_not_fit_is_refused() {
     let (_, store, _log) = machine(0);
     let refused = |config: ShareConfig| store.share_consumer(config).unwrap_err();
@@ -1043,4 +1148,50 @@ proptest! {
             prop_assert!(done != rest.contains(&offset) || maybe.contains(&offset), "offset {}", offset);
         }
     }
+}
+
+#[test]
+fn a_write_that_fails_wakes_those_who_wait_for_what_it_held() {
+    let machine = Machine::new();
+    let (reached, arrivals) = mpsc::channel();
+    let (go_on, going) = mpsc::channel::<()>();
+    let going = Mutex::new(going);
+    let hold = Arc::new(AtomicU32::new(0));
+    let hook = {
+        let hold = Arc::clone(&hold);
+        move |call: Call, name: &Path| {
+            if call == Call::Write
+                && name.starts_with(format!("{STATE}-0"))
+                && hold.swap(0, Ordering::SeqCst) == 1
+            {
+                reached.send(()).unwrap();
+                going.lock().unwrap().recv().unwrap();
+            }
+        }
+    };
+    let store = machine.options().open_in(Hooked::new(machine.disk.clone(), hook)).unwrap();
+    store.create_topic(STATE, TopicConfig::new().set("cleanup.policy", "delete").unwrap()).unwrap();
+    let log = store.create_topic("t", TopicConfig::new()).unwrap().partition(0).unwrap();
+    append(&log, &["a"]);
+    let settings = || explicit().lock_duration(Duration::from_millis(30));
+    let (mut slow, mut other) = (consumer(&store, settings()), consumer(&store, settings()));
+    let records = poll(&mut slow);
+    slow.acknowledge(&records[0], Acknowledge::Accept).unwrap();
+    std::thread::scope(|scope| {
+        hold.store(1, Ordering::SeqCst);
+        let committing = scope.spawn(|| slow.commit().unwrap_err());
+        arrivals.recv().unwrap();
+        machine.clock.advance(Duration::from_millis(40));
+        // The lock has run out, but not while the word is written.
+        let (ready, begun) = mpsc::channel();
+        let waiting = scope.spawn(move || {
+            ready.send(()).unwrap();
+            other.poll(LONG).unwrap().len()
+        });
+        begun.recv().unwrap();
+        machine.disk.fail(When::next().of(&[Call::Write]).under(format!("{STATE}-0")), Fault::Error(ENOSPC));
+        go_on.send(()).unwrap();
+        committing.join().unwrap();
+        assert_eq!(waiting.join().unwrap(), 1);
+    });
 }

@@ -1,4 +1,5 @@
-//! What wakes a consumer that waits: an append, its group, a change of topics, or somebody's [`WakeupHandle`].
+//! What wakes a consumer that waits: an append, its group, a change of topics, or somebody's
+//! [`WakeupHandle`](crate::WakeupHandle).
 //!
 //! Partitions and coordinators are given wakers that ring the consumer's [`Bell`]; the bell notes what it was about
 //! and wakes whoever waits for the consumer just then, a sleeping thread or a task.
@@ -12,7 +13,7 @@ use parking_lot::Mutex;
 use crate::error::Result;
 use crate::topic::Attendant;
 use crate::types::TopicPartition;
-use crate::wake::Signal;
+use crate::wake::{Signal, Wakeup};
 
 /// Rung by anybody, any number of times; heard by the consumer alone.
 #[derive(Debug)]
@@ -137,31 +138,9 @@ impl Wake for GroupCall {
     }
 }
 
-/// Wakes a consumer from another thread. Clone it, send it, share it; it does not keep the consumer.
-///
-/// ```
-/// use std::time::Duration;
-/// use annals::consumer::ConsumerConfig;
-/// use annals::{Error, Store, TopicConfig};
-/// # let directory = tempfile::tempdir().unwrap();
-/// let store = Store::open(directory.path())?;
-/// let topic = store.create_topic("clicks", TopicConfig::new())?;
-/// let mut consumer = store.consumer(ConsumerConfig::new())?;
-/// consumer.assign([topic.partition(0)?.id().clone()])?;
-/// let handle = consumer.wakeup_handle();
-/// let waking = std::thread::spawn(move || handle.wakeup());
-/// assert!(matches!(consumer.poll(Duration::from_secs(3600)), Err(Error::Woken)));
-/// # waking.join().unwrap();
-/// # Ok::<(), Error>(())
-/// ```
-#[derive(Debug, Clone)]
-pub struct WakeupHandle(pub(super) Arc<Bell>);
-
-impl WakeupHandle {
-    /// Makes the poll under way, or else the next one, fail with [`Error::Woken`](crate::Error::Woken), once. Nothing
-    /// is lost by that: the next poll goes on where it was.
-    pub fn wakeup(&self) {
-        self.0.woken.store(true, Ordering::Release);
-        self.0.ring();
+impl Wakeup for Bell {
+    fn wakeup(&self) {
+        self.woken.store(true, Ordering::Release);
+        self.ring();
     }
 }

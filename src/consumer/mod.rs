@@ -29,7 +29,6 @@ use std::sync::{Arc, Weak};
 use std::task::Waker;
 use std::time::Duration;
 
-pub use bell::WakeupHandle;
 pub use commit::Offsets;
 pub use config::{ConsumerConfig, DeliveryGuarantee, OffsetReset};
 pub use interceptor::ConsumerInterceptor;
@@ -39,7 +38,7 @@ pub use stats::ConsumerStats;
 
 use crate::error::Result;
 use crate::topic::{Attendant, Store, StoreHandle};
-use crate::wake::Signal;
+use crate::wake::{Signal, WakeupHandle};
 use bell::Bell;
 use commit::Commits;
 use config::CommitMode;
@@ -166,7 +165,8 @@ impl Store {
 impl Consumer {
     /// To wake it from another thread.
     pub fn wakeup_handle(&self) -> WakeupHandle {
-        WakeupHandle(Arc::clone(&self.bell))
+        let bell = Arc::clone(&self.bell);
+        WakeupHandle::new(bell)
     }
 
     /// Closes it in good order: what it has handled is committed if it commits by itself, waiting commits are made, the

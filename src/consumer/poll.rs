@@ -21,7 +21,7 @@ impl Consumer {
     /// The deadline is decided by the store's clock.
     ///
     /// # Errors
-    /// [`Error::Woken`] after a [wakeup](super::WakeupHandle::wakeup). [`Error::InvalidState`] if it neither subscribes
+    /// [`Error::Woken`] after a [wakeup](crate::WakeupHandle::wakeup). [`Error::InvalidState`] if it neither subscribes
     /// to nor is assigned anything. [`Error::Closed`] once the store is closed.
     ///
     /// A partition that cannot go on by itself says so once, then it is left alone, and the others go on:

@@ -157,8 +157,8 @@ impl ShareConfig {
     /// How many records of a partition may be delivered, or read ahead, and not finished
     /// (`share.partition.max.record.locks`); 2000 unless set, at most 10,000.
     ///
-    /// Kafka counts those that are finished behind one that is not, too; here they take no memory to speak of, and so
-    /// one record that takes long does not keep the others waiting.
+    /// Kafka counts those that are finished behind one that is not, too; here they are kept as ranges, and so one
+    /// record that takes long does not keep the others waiting, unless there come to be more than 16,000 ranges.
     #[must_use]
     pub fn max_in_flight(mut self, records: u64) -> Self {
         self.limits.in_flight = records;

@@ -15,9 +15,9 @@ use super::queue::Next;
 use super::record::ShareRecord;
 use super::words::Acknowledge;
 use crate::error::{Error, Result};
-use crate::topic::{Store, StoreHandle};
+use crate::topic::{Attendant, Store, StoreHandle};
 use crate::types::{TopicName, TopicPartition, Uuid};
-use crate::wake::Signal;
+use crate::wake::{Signal, Wakeup, WakeupHandle};
 
 /// A member of a share group (Kafka's `KafkaShareConsumer`): it gets records that nobody else in the group has, of all
 /// partitions of the topics it subscribes to, and says of each what became of it. See [the module](super).
@@ -33,8 +33,7 @@ pub struct ShareConsumer {
     partitions: Vec<Arc<SharePartition>>,
     /// With which partition the next poll begins.
     turn: usize,
-    signal: Arc<Signal>,
-    woken: Arc<AtomicBool>,
+    bell: Arc<Bell>,
     pending: Pending,
     left: bool,
 }
@@ -46,17 +45,27 @@ struct Subscribed {
     partitions: u32,
 }
 
-/// Wakes a consumer from another thread; made by [`ShareConsumer::wakeup_handle`].
-#[derive(Debug, Clone)]
-pub struct WakeupHandle {
+/// What wakes a consumer that waits, whatever it was about.
+#[derive(Debug)]
+struct Bell {
     signal: Arc<Signal>,
-    woken: Arc<AtomicBool>,
+    /// Somebody wants the poll to give up.
+    woken: AtomicBool,
 }
 
-impl WakeupHandle {
-    /// Has the poll under way, or else the next one, fail with [`Error::Woken`]. No record is lost by that.
-    pub fn wakeup(&self) {
+impl Wakeup for Bell {
+    fn wakeup(&self) {
         self.woken.store(true, Ordering::Release);
+        self.signal.waker().wake();
+    }
+}
+
+impl Attendant for Bell {
+    fn attend(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn topics_changed(&self) {
         self.signal.waker().wake();
     }
 }
@@ -76,6 +85,9 @@ impl ShareConsumer {
     fn new(handle: &StoreHandle, config: ShareConfig) -> Result<Self> {
         config.check()?;
         let coordinator = ShareCoordinator::of(handle)?;
+        let bell = Arc::new(Bell { signal: Signal::new(), woken: AtomicBool::new(false) });
+        let attendant: Arc<dyn Attendant> = Arc::<Bell>::clone(&bell);
+        handle.attend(Arc::downgrade(&attendant))?;
         let (group, member) = coordinator.join(&config.group, config.settings(), &config.client_id)?;
         Ok(ShareConsumer {
             coordinator,
@@ -86,8 +98,7 @@ impl ShareConsumer {
             partitions: Vec::new(),
             // Members begin with different partitions, so that they do not all want the same.
             turn: member as usize,
-            signal: Signal::new(),
-            woken: Arc::default(),
+            bell,
             pending: Pending::default(),
             left: false,
         })
@@ -106,12 +117,9 @@ impl ShareConsumer {
             if subscribed.iter().any(|known: &Subscribed| known.name == *topic.name()) {
                 continue;
             }
-            let count = topic.partition_count();
-            for number in 0..count {
-                let reset = self.config.offset_reset;
-                partitions.push(self.coordinator.open(&self.group, &topic, number, reset)?);
-            }
-            let name = topic.name().clone();
+            let opened = self.coordinator.open_all(&self.group, &topic, self.config.offset_reset)?;
+            let (name, count) = (topic.name().clone(), opened.len() as u32);
+            partitions.extend(opened);
             subscribed.push(Subscribed { name, id: topic.id(), partitions: count });
         }
         self.pending.follow(&partitions);
@@ -135,8 +143,8 @@ impl ShareConsumer {
     /// for it until it acknowledges them or the lock duration is over.
     ///
     /// First, what was acknowledged is [committed](Self::commit): in implicit mode all records of the poll before, as
-    /// accepted. It waits for appends, for records that others give back, and for locks to run out; it is woken by
-    /// each and looks for none.
+    /// accepted. It waits for appends, for records that others give back, for locks to run out, and for partitions that
+    /// its topics get; it is woken by each and looks for none.
     ///
     /// # Errors
     /// [`Error::Woken`] after a [wakeup](WakeupHandle::wakeup). [`Error::InvalidState`] if it subscribes to nothing.
@@ -154,7 +162,7 @@ impl ShareConsumer {
         let group = Arc::clone(&self.group);
         let mut listening: Option<Waiting<'_>> = None;
         loop {
-            if self.woken.swap(false, Ordering::AcqRel) {
+            if self.bell.woken.swap(false, Ordering::AcqRel) {
                 return Err(Error::Woken);
             }
             self.follow_topics()?;
@@ -171,7 +179,7 @@ impl ShareConsumer {
             }
             if listening.is_none() {
                 // From now on nothing that is given back is missed; what was before is found by another look.
-                listening = Some(group.listen(&self.signal.waker()));
+                listening = Some(group.listen(&self.bell.signal.waker()));
                 continue;
             }
             self.wait(&waits, left);
@@ -254,7 +262,8 @@ impl ShareConsumer {
     /// # Ok::<(), annals::Error>(())
     /// ```
     pub fn wakeup_handle(&self) -> WakeupHandle {
-        WakeupHandle { signal: Arc::clone(&self.signal), woken: Arc::clone(&self.woken) }
+        let bell = Arc::clone(&self.bell);
+        WakeupHandle::new(bell)
     }
 
     /// Commits, in implicit mode all records of the last poll as accepted, and leaves the group; what was not
@@ -398,7 +407,7 @@ impl ShareConsumer {
 
     /// Sleeps until there may be more, at most for `left`.
     fn wait(&self, waits: &[(usize, Wait)], left: Duration) {
-        let waker = self.signal.waker();
+        let waker = self.bell.signal.waker();
         let mut listening = Vec::with_capacity(waits.len());
         let mut sleep = left;
         let now = self.now();
@@ -413,7 +422,7 @@ impl ShareConsumer {
         for deadline in waits.iter().filter_map(|(_, wait)| wait.deadline) {
             sleep = sleep.min(deadline.saturating_sub(now));
         }
-        self.signal.wait(sleep);
+        self.bell.signal.wait(sleep);
     }
 }
 

@@ -156,6 +156,35 @@ impl ShareCoordinator {
         Ok(opened)
     }
 
+    /// A group's hold on all partitions of a topic. It begins where `reset` says on one that it has never been on; at
+    /// the start, if that has come since the group was on the others.
+    pub(super) fn open_all(
+        &self,
+        group: &Group,
+        topic: &Topic,
+        reset: ShareOffsetReset,
+    ) -> Result<Vec<Arc<SharePartition>>> {
+        let count = topic.partition_count();
+        let mut known = 0;
+        for number in 0..count {
+            let key = key(&group.name, topic, number)?;
+            if self.journal_of(&key)?.progress(&key).is_some() {
+                known = number + 1;
+            }
+        }
+        // The first time from the last one on: if that ends in the middle, none of the others seems to have come later.
+        let there = if known == 0 { count } else { known };
+        let mut opened = Vec::new();
+        for number in (0..there).rev() {
+            opened.push(self.open(group, topic, number, reset)?);
+        }
+        opened.reverse();
+        for number in there..count {
+            opened.push(self.open(group, topic, number, ShareOffsetReset::Earliest)?);
+        }
+        Ok(opened)
+    }
+
     /// The offset at which a reset puts a group.
     pub(super) fn first_offset(&self, log: &Partition, reset: ShareOffsetReset) -> Result<u64> {
         Ok(match reset {
@@ -210,9 +239,13 @@ impl Attendant for ShareCoordinator {
             return Ok(());
         }
         let topics: BTreeSet<Uuid> = self.handle.topics()?.iter().map(Topic::id).collect();
+        // A member may still acknowledge what it has of a topic that is gone.
+        let groups: Vec<_> = self.groups.lock().values().cloned().collect();
+        let held = groups.iter().flat_map(|group| group.open_partitions());
+        let held: BTreeSet<ShareStateKey> = held.map(|partition| partition.key().clone()).collect();
         let mut result = Ok(());
         for journal in open {
-            result = result.and(journal.prune(|key| topics.contains(&key.topic_id)));
+            result = result.and(journal.prune(|key| topics.contains(&key.topic_id) || held.contains(key)));
         }
         result
     }

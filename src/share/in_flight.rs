@@ -25,6 +25,10 @@ use crate::types::OFFSET_MAX;
 /// A delivery count as the log of states can hold it.
 const DELIVERIES_MAX: u16 = i16::MAX as u16;
 
+/// In more ranges than these, no more is taken in before the first records are finished: with two for each record in
+/// flight, of which there are 10,000 at most, they still fit into one record of the log of states.
+const RANGES_MAX: usize = 16_000;
+
 /// The records of one partition that a share group has in flight.
 ///
 /// ```
@@ -219,8 +223,12 @@ impl InFlight {
         self.unfinished
     }
 
-    /// How many more records may be taken in.
+    /// How many more records may be taken in: fewer than the limit by those that are not finished, and none while the
+    /// states of the finished ones lie in too many ranges.
     pub fn room(&self) -> u64 {
+        if self.states.len() > RANGES_MAX {
+            return 0;
+        }
         self.limits.in_flight.saturating_sub(self.unfinished)
     }
 

@@ -470,7 +470,8 @@ impl Source for SharePartition {
         } else {
             inner.in_flight.not_written();
         }
-        inner.news |= was_full || inner.in_flight.take_given_back();
+        // Also if it has failed: who looked meanwhile does not know of the locks that go on.
+        inner.news |= !written || was_full || inner.in_flight.take_given_back();
     }
 }
 
