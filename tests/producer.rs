@@ -711,3 +711,17 @@ fn a_topic_that_is_made_again_is_found_again() {
     producer.flush().unwrap();
     late.wait().unwrap();
 }
+
+#[test]
+fn a_topic_that_was_deleted_and_made_again_has_the_partitions_that_it_has_now() {
+    let machine = Machine::new();
+    let (store, _log) = machine.start(TopicConfig::new());
+    let producer = store.producer(config()).unwrap();
+    send_to(&producer, 0);
+    producer.flush().unwrap();
+    store.delete_topic("t").unwrap();
+    store.create_topic("t", TopicConfig::new().partitions(3)).unwrap();
+    let delivery = send_to(&producer, 2);
+    producer.flush().unwrap();
+    assert_eq!(delivery.wait().unwrap().offset, 0);
+}

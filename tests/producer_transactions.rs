@@ -17,10 +17,15 @@ mod logs;
 #[path = "common/producers.rs"]
 mod producers;
 
+use std::future::Future;
+use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
-use annals::fs::{Call, Crash, Fault, When};
+use annals::fs::{Call, Crash, Fault, SimulatedDisk, When};
 use annals::group::{GroupMetadata, OffsetAndMetadata};
 use annals::{
     Error, ErrorClass, Isolation, Partition, Producer, ProducerConfig, Record, Result, SendOptions, Store,
@@ -28,6 +33,7 @@ use annals::{
 };
 
 use coordinated::{MINUTE, Offsets, coordinator};
+use hooked::Hooked;
 use logs::Machine;
 use producers::{EIO, ENOSPC, Gate, HOUR, config, decided, gated, ms, send_to, until};
 
@@ -554,6 +560,88 @@ fn an_abort_waits_for_what_the_disk_has_in_its_hands() {
     });
     assert_eq!(committed(&store, 0), Vec::<String>::new());
     assert_eq!(open_transactions(&store), 0);
+}
+
+#[test]
+fn a_close_that_gives_records_up_lets_no_commit_go_on_without_them() {
+    let machine = Machine::new();
+    let gate = Arc::new(Gate::default());
+    let store = prepare(gated(&machine, &gate));
+    let producer = store.producer(transactional()).unwrap();
+    producer.begin_transaction().unwrap();
+    gate.shut();
+    std::thread::scope(|scope| {
+        let in_hand = send_to(&producer, 0);
+        let flushing = scope.spawn(|| producer.flush().unwrap());
+        gate.wait_for_one();
+        let waiting = send_to(&producer, 1);
+        let committing = scope.spawn(|| producer.commit_transaction());
+        // It has begun once sends are refused.
+        while producer.send("t", &Record::new("v")).is_ok() {
+            std::thread::yield_now();
+        }
+        assert!(matches!(producer.close(Duration::ZERO), Err(Error::Timeout { .. })));
+        assert!(matches!(waiting.try_get().unwrap(), Err(Error::Closed { .. })));
+        gate.open();
+        let error = committing.join().unwrap().unwrap_err();
+        assert!(matches!(error, Error::TransactionAborted { .. }), "{error}");
+        flushing.join().unwrap();
+        assert_eq!(in_hand.wait().unwrap().offset, 0);
+    });
+    producer.close(HOUR).unwrap();
+    assert_eq!((committed(&store, 0), committed(&store, 1)), (vec![], vec![]));
+    assert_eq!(open_transactions(&store), 0);
+}
+
+/// A task that holds up whoever wakes it.
+struct Slow(Gate);
+
+impl Wake for Slow {
+    fn wake(self: Arc<Self>) {
+        self.0.pass();
+    }
+}
+
+#[test]
+fn a_record_lost_by_a_panic_spoils_its_transaction_at_once_and_no_later_one() {
+    for commit in [true, false] {
+        let machine = Machine::new();
+        let strike = Arc::new(AtomicBool::new(false));
+        let hook = {
+            let strike = Arc::clone(&strike);
+            move |call: Call, name: &Path| {
+                let struck = call == Call::Write && name.starts_with("t-0");
+                assert!(!struck || !strike.swap(false, Ordering::SeqCst), "on purpose");
+            }
+        };
+        let disk = Hooked::new(SimulatedDisk::clone(&machine.disk), hook);
+        let store = prepare(machine.options().open_in(disk).unwrap());
+        let producer = store.producer(transactional()).unwrap();
+        producer.begin_transaction().unwrap();
+        let mut lost = send_to(&producer, 0);
+        let slow = Arc::new(Slow(Gate::default()));
+        slow.0.shut();
+        let waker = Waker::from(Arc::clone(&slow));
+        assert!(Pin::new(&mut lost).poll(&mut Context::from_waker(&waker)).is_pending());
+        strike.store(true, Ordering::SeqCst);
+        producer.flush().unwrap();
+        assert!(lost.try_get().unwrap().is_err());
+        // The thread of the producer has not come further than that yet.
+        slow.0.wait_for_one();
+        let committed_anyway = commit.then(|| producer.commit_transaction());
+        let aborted = producer.abort_transaction();
+        slow.0.open();
+        if let Some(result) = committed_anyway {
+            assert!(matches!(result, Err(Error::TransactionAborted { .. })), "{result:?}");
+        }
+        aborted.unwrap();
+        for value in ["a", "b"] {
+            producer.begin_transaction().unwrap();
+            send_both(&producer, value);
+            producer.commit_transaction().unwrap();
+        }
+        (0..2).for_each(|number| assert_eq!(committed(&store, number), ["a", "b"]));
+    }
 }
 
 // Offsets.

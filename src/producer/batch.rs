@@ -225,6 +225,7 @@ impl Batch {
         if std::mem::replace(&mut self.decided, true) {
             return;
         }
+        self.spoil_transaction(&outcome);
         let counters = &self.core.counters;
         let counter = match outcome {
             Outcome::Appended { .. } => &counters.delivered,
@@ -242,6 +243,17 @@ impl Batch {
         self.reservation = None;
         if self.result.decide(self.first, self.first + self.count, self.last, outcome) {
             self.core.undone.remove(&self.result);
+        }
+    }
+
+    /// However its records were lost: before anybody hears of it, so that no commit goes on without them.
+    fn spoil_transaction(&self, outcome: &Outcome) {
+        if let (Outcome::Failed(error), Some(transactions)) = (outcome, &self.core.transactions) {
+            if self.count > 0 {
+                // One lost in the hands of the sender may be in the log.
+                let doubt = matches!(error, Error::InvalidState { .. });
+                transactions.batch_failed(error.clone(), doubt);
+            }
         }
     }
 

@@ -124,7 +124,12 @@ impl ProducerTopic {
         partition: Option<u32>,
         mut outgoing: Outgoing<'_>,
     ) -> Result<Delivery> {
-        let topic = self.topic.load();
+        let mut topic = self.topic.load();
+        if partition.is_some_and(|number| number >= topic.partition_count()) {
+            // It may have been deleted, and made again with more.
+            self.topic.store(Arc::new(core.handle.topic(topic.name().as_str())?));
+            topic = self.topic.load();
+        }
         let count = topic.partition_count();
         let queues = self.queues(count);
         let queues = queues.get(..count as usize).unwrap_or_default();

@@ -60,9 +60,12 @@ impl Sender {
         let _ = self.core.waiting.sender.set(std::thread::current().id());
         while !self.is_done() {
             if catch_unwind(AssertUnwindSafe(|| self.round())).is_err() {
-                // The batches in hand have failed as they were dropped, in the middle of whatever it was.
-                let lost = Error::InvalidState { action: "send", reason: "the sender panicked".into() };
-                self.core.batch_failed(lost, true);
+                // The batches in hand have failed as they were dropped, in the middle of whatever it was, and have
+                // spoiled their transaction; the one that is open by now may be another.
+                if self.core.transactions.is_none() {
+                    let lost = Error::InvalidState { action: "send", reason: "the sender panicked".into() };
+                    self.core.batch_failed(lost, true);
+                }
                 self.look_at_all();
             }
         }

@@ -247,6 +247,8 @@ impl Transactions {
         match &self.state.lock().phase {
             Phase::Abortable(error) => return Err(self.aborted(error)),
             Phase::Fatal(error) => return Err(error.clone()),
+            // The end of the producer has come between, with records undone.
+            Phase::Aborting => return Err(self.aborted(&super::core::closed())),
             _ => {}
         }
         self.end(core, true)

@@ -139,7 +139,11 @@ impl StoreHandle {
 
     /// Has it looked after with each pass of maintenance, as long as somebody else keeps it.
     pub(crate) fn attend(&self, attendant: Weak<dyn Attendant>) -> Result<()> {
-        self.shared()?.extensions.attendants.lock().push(attendant);
+        let shared = self.shared()?;
+        let mut attendants = shared.extensions.attendants.lock();
+        // Those that are gone hold memory, and maintenance may never come.
+        attendants.retain(|attendant| attendant.strong_count() > 0);
+        attendants.push(attendant);
         Ok(())
     }
 }
@@ -147,5 +151,31 @@ impl StoreHandle {
 impl fmt::Debug for StoreHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StoreHandle").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Idle;
+
+    impl Attendant for Idle {
+        fn attend(&self) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn attendants_that_are_gone_take_no_room() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let handle = store.weak_handle();
+        for _ in 0..3 {
+            let attendant = Arc::new(Idle);
+            let weak: Weak<Idle> = Arc::downgrade(&attendant);
+            handle.attend(weak).unwrap();
+            assert_eq!(store.shared.extensions.attendants.lock().len(), 1);
+        }
     }
 }
