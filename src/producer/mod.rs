@@ -350,8 +350,8 @@ impl Producer {
 
     /// Takes no more sends, has everything written that was sent, and waits until it is decided, at most for `timeout`.
     /// What is not by then fails with [`Error::Closed`], but for what the disk has in its hands at that moment;
-    /// callbacks of what has failed so run on the caller's thread. An open transaction is aborted once all else is done. Called
-    /// again, it waits again. In a callback of this producer it does not wait, and nothing is given up.
+    /// callbacks of what has failed so run on the caller's thread. An open transaction is aborted once all else is
+    /// done. Called again, it waits again. In a callback of this producer it does not wait, and nothing is given up.
     ///
     /// # Errors
     /// [`Error::Timeout`] if something was left.
