@@ -725,3 +725,20 @@ fn a_topic_that_was_deleted_and_made_again_has_the_partitions_that_it_has_now() 
     producer.flush().unwrap();
     assert_eq!(delivery.wait().unwrap().offset, 0);
 }
+
+#[test]
+fn a_callback_may_send_in_the_memory_of_what_it_hears_of() {
+    let machine = Machine::new();
+    let (store, log) = machine.start(TopicConfig::new());
+    let producer = Arc::new(store.producer(config().batch_size(0).buffer_memory(150)).unwrap());
+    let (told, heard) = mpsc::channel();
+    let again = Arc::clone(&producer);
+    let callback = move |result: Result<RecordMetadata>| {
+        let next = result.and_then(|_| again.send("t", &Record::new("next")));
+        told.send(next.map(drop)).unwrap();
+    };
+    producer.send_then("t", &Record::new("first"), callback).unwrap();
+    heard.recv().unwrap().unwrap();
+    producer.flush().unwrap();
+    assert_eq!(contents(&log), ["first", "next"]);
+}

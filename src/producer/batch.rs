@@ -232,15 +232,16 @@ impl Batch {
             Outcome::Failed(_) => &counters.failed,
         };
         add(counter, u64::from(self.count));
+        if let Body::Built(built) = std::mem::replace(&mut self.body, Body::Gone) {
+            self.core.pool.keep(built.into_buffer());
+        }
+        // Given back before anybody hears of it: who waits for a delivery, or sends in a callback, may
+        // count on its memory.
+        self.reservation = None;
         for hearer in std::mem::take(&mut self.hearers) {
             let result = outcome.of(self.result.partition(), hearer.place, hearer.timestamp);
             self.core.tell(result, hearer.callback);
         }
-        if let Body::Built(built) = std::mem::replace(&mut self.body, Body::Gone) {
-            self.core.pool.keep(built.into_buffer());
-        }
-        // Given back before anybody hears of it: who waits for a delivery may count on its memory.
-        self.reservation = None;
         if self.result.decide(self.first, self.first + self.count, self.last, outcome) {
             self.core.undone.remove(&self.result);
         }
