@@ -471,9 +471,9 @@ fn a_poll_keeps_to_its_records_and_bytes() {
     for _ in 0..5 {
         append(&log, &["x".repeat(1000).as_str()]);
     }
-    let mut worker = consumer(&store, config().max_poll_bytes(2_500));
+    let mut worker = consumer(&store, config().fetch_max_bytes(2_500));
     assert_eq!(poll(&mut worker).len(), 3);
-    let mut other = consumer(&store, config().max_poll_bytes(1));
+    let mut other = consumer(&store, config().fetch_max_bytes(1));
     assert_eq!(poll(&mut other).len(), 1, "one always");
     assert_eq!(other.next(NOW).unwrap().unwrap().offset(), 4);
     assert!(other.next(NOW).unwrap().is_none());
@@ -637,7 +637,7 @@ fn what_does_not_fit_is_refused() {
         config().max_in_flight(0),
         config().max_in_flight(10_001),
         config().max_poll_records(0),
-        config().max_poll_bytes(0),
+        config().fetch_max_bytes(0),
         config().isolation(Isolation::LogEnd),
     ] {
         let error = refused(bad);

@@ -60,7 +60,7 @@ pub struct ShareConfig {
     pub(super) mode: AcknowledgementMode,
     pub(super) limits: Limits,
     pub(super) max_poll_records: Option<usize>,
-    pub(super) max_poll_bytes: usize,
+    pub(super) fetch_max_bytes: usize,
     pub(super) order: Option<Arc<dyn PriorityOrder>>,
     pub(super) max_wait: Option<Duration>,
     pub(super) read_ahead_bytes: usize,
@@ -85,7 +85,7 @@ impl ShareConfig {
             mode: AcknowledgementMode::default(),
             limits: Limits { lock_duration, delivery_count: 5, in_flight: 2_000 },
             max_poll_records: None,
-            max_poll_bytes: 50 << 20,
+            fetch_max_bytes: 50 << 20,
             order: None,
             max_wait: None,
             read_ahead_bytes: 16 << 20,
@@ -175,8 +175,8 @@ impl ShareConfig {
 
     /// How many bytes a poll returns, about (`fetch.max.bytes`); 50 MiB unless set. One record always.
     #[must_use]
-    pub fn max_poll_bytes(mut self, bytes: usize) -> Self {
-        self.max_poll_bytes = bytes;
+    pub fn fetch_max_bytes(mut self, bytes: u64) -> Self {
+        self.fetch_max_bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         self
     }
 
@@ -235,7 +235,7 @@ impl ShareConfig {
         if self.max_poll_records == Some(0) {
             return invalid("max.poll.records", "0".into(), "at least 1");
         }
-        if self.max_poll_bytes == 0 {
+        if self.fetch_max_bytes == 0 {
             return invalid("fetch.max.bytes", "0".into(), "at least 1");
         }
         if self.isolation == Isolation::LogEnd {

@@ -328,7 +328,7 @@ impl ShareConsumer {
 
     /// What there is now, and what has to be waited for if that is nothing.
     fn look(&mut self, waits: &mut Vec<(usize, Wait)>) -> Result<Vec<ShareRecord>> {
-        let mut budget = Budget { records: self.config.poll_records(), bytes: self.config.max_poll_bytes };
+        let mut budget = Budget { records: self.config.poll_records(), bytes: self.config.fetch_max_bytes };
         self.turn = self.turn.wrapping_add(1);
         if self.config.order.is_some() {
             self.look_by_priority(&mut budget, waits)
