@@ -78,6 +78,20 @@ impl AsRef<str> for TopicName {
     }
 }
 
+/// Whether that may be the id of something that coordinators keep, a group for instance: any text that Kafka's formats
+/// can hold but the empty one. It never becomes part of a path.
+///
+/// # Errors
+/// [`Error::InvalidName`].
+pub(crate) fn check_id(kind: &'static str, id: &str) -> Result<()> {
+    let reason = match id.len() {
+        0 => "it is empty",
+        1..=0x7fff => return Ok(()),
+        _ => "it is longer than 32,767 bytes",
+    };
+    Err(Error::InvalidName { kind, name: id.chars().take(260).collect(), reason })
+}
+
 /// One partition of one topic; displays as `topic-number`, which is also the name of its directory.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TopicPartition {

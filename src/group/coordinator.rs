@@ -10,8 +10,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::error::{Error, Result};
-use crate::types::TopicPartition;
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::Result;
+use crate::types::{TopicPartition, check_id};
 use crate::wake::Reply;
 
 /// Coordinates groups of consumers: who is in a group, who has which partitions, what is committed.
@@ -351,15 +353,10 @@ pub struct MemberDescription {
     pub assignment: Bytes,
 }
 
-/// Whether that may be the id of a group: any text that Kafka's formats can hold but the empty one.
+/// Whether that may be the id of a group.
 ///
 /// # Errors
 /// [`Error::InvalidName`].
 pub(crate) fn check_group_id(group: &str) -> Result<()> {
-    let reason = match group.len() {
-        0 => "it is empty",
-        1..=0x7fff => return Ok(()),
-        _ => "it is longer than 32,767 bytes",
-    };
-    Err(Error::InvalidName { kind: "group", name: group.chars().take(260).collect(), reason })
+    check_id("group", group)
 }

@@ -17,7 +17,7 @@ use crate::format::transaction_records::{TransactionState, TransactionValue};
 use crate::group::{GroupCoordinator, LocalGroups};
 use crate::partition::Durability;
 use crate::topic::{Attendant, Store, StoreHandle};
-use crate::types::TopicPartition;
+use crate::types::{TopicPartition, check_id};
 
 /// The last epoch that a producer is given: after it, a transactional id gets another producer id. The one behind it is
 /// kept for fencing this one off.
@@ -184,7 +184,7 @@ impl TransactionCoordinator {
     /// if there are too many ids already; otherwise as an append fails, and then nothing is known to have changed: ask
     /// again.
     pub fn init_producer(&self, transactional_id: &str, timeout: Duration) -> Result<ProducerIdAndEpoch> {
-        check_id(transactional_id)?;
+        check_id("transactional id", transactional_id)?;
         let timeout_ms = self.config.read().timeout_ms(timeout)?;
         let mut held = self.hold_or_make(transactional_id)?;
         held.retire()?;
@@ -483,13 +483,4 @@ fn refused(id: &str, state: Option<TransactionState>, commit: bool) -> Error {
     let state = state.map_or_else(|| "Dead".into(), |state| state.to_string());
     let reason = format!("nothing can be {action} in state {state}");
     Error::TransactionState { transactional_id: id.to_owned(), reason }
-}
-
-fn check_id(id: &str) -> Result<()> {
-    let reason = match id.len() {
-        0 => "it is empty",
-        1..=0x7fff => return Ok(()),
-        _ => "it is longer than 32,767 bytes",
-    };
-    Err(Error::InvalidName { kind: "transactional id", name: id.chars().take(260).collect(), reason })
 }
