@@ -12,8 +12,8 @@
 //! ```
 //!
 //! Records from the start offset to the end offset are in flight; those below are finished, those behind have not been
-//! seen. States are kept as ranges, so what is finished beyond the start offset costs a range for each gap, not a
-//! record for each record.
+//! seen. States are kept as ranges, so what is finished beyond the start offset costs a range for each run of
+//! records that ended alike, not one for each record; [`InFlight::room`] bounds how many there can be.
 
 use std::time::Duration;
 
