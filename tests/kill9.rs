@@ -125,7 +125,7 @@ fn check_appends(log: &Partition, said: &[String], dense: bool) {
 
 fn appends_survive(kind: &str, config: TopicConfig, dense: bool) {
     let directory = directory(config);
-    for moment in moments() {
+    for moment in moments("end ") {
         let said = killed(kind, directory.path(), moment);
         let (store, log) = open(directory.path());
         check_appends(&log, &said, dense);
@@ -147,7 +147,7 @@ fn killed_in_retention() {
 #[test]
 fn killed_in_the_deletion_of_records() {
     let directory = directory(config());
-    for moment in moments() {
+    for moment in moments("start ") {
         let said = killed("records", directory.path(), moment);
         let (_store, log) = open(directory.path());
         assert!(log.recovery_report().damage.is_empty(), "{:?}", log.recovery_report());
@@ -187,7 +187,7 @@ fn truncate_for_ever(directory: &Path) {
 fn killed_in_truncation() {
     let directory = directory(config());
     let mut model: Vec<u64> = Vec::new();
-    for moment in moments() {
+    for moment in moments("cut-done ") {
         let said = killed("truncation", directory.path(), moment);
         let (mut trying, mut cutting) = (None, None);
         for line in &said {
@@ -247,7 +247,7 @@ fn delete_for_ever(directory: &Path) {
 #[test]
 fn killed_in_the_deletion_of_topics() {
     let directory = directory(config());
-    for moment in moments() {
+    for moment in moments("deleted ") {
         let said = killed("deletion", directory.path(), moment);
         let store = Store::open(directory.path()).unwrap();
         let (life, whole) = (last(&said, "life "), last(&said, "whole "));
@@ -308,7 +308,7 @@ fn commit_for_ever(directory: &Path) {
 #[test]
 fn killed_in_transactions() {
     let directory = directory(config());
-    for moment in moments() {
+    for moment in moments("ended ") {
         let said = killed("transactions", directory.path(), moment);
         let (_store, log) = open(directory.path());
         assert!(log.recovery_report().damage.is_empty(), "{:?}", log.recovery_report());

@@ -127,7 +127,7 @@ fn child() {
 fn handled(kind: &str, guarantee: DeliveryGuarantee) -> (BTreeMap<Place, u32>, Vec<Place>) {
     let directory = directory();
     let mut said = Vec::new();
-    for moment in moments() {
+    for moment in moments("handled ") {
         append_some(directory.path(), 200);
         said.extend(killed(kind, directory.path(), moment));
     }
@@ -211,9 +211,9 @@ fn copied(store: &Store) -> BTreeMap<Place, u32> {
 fn exactly_once_neither_loses_nor_repeats() {
     let directory = directory();
     let mut commits = 0;
-    for moment in moments() {
+    for moment in moments("committed ") {
         append_some(directory.path(), 100);
-        commits += count_lines(&killed("exactly-once", directory.path(), 2 * moment), "committed ");
+        commits += count_lines(&killed("exactly-once", directory.path(), moment.times(2)), "committed ");
         let store = Store::open(directory.path()).unwrap();
         assert!(copied(&store).values().all(|count| *count == 1), "{:?}", copied(&store));
     }
@@ -256,7 +256,7 @@ fn send(producer: &Producer, partition: u32, number: u64) {
 #[test]
 fn what_a_producer_was_told_is_there_stays_there_once_and_in_order() {
     let directory = directory();
-    for moment in moments() {
+    for moment in moments("acknowledged ") {
         let said = killed("producer", directory.path(), moment);
         let store = Store::open(directory.path()).unwrap();
         for log in store.topic("in").unwrap().partitions().unwrap() {
@@ -299,7 +299,7 @@ fn commit_offsets(store: &Store) {
 fn what_is_committed_and_the_generation_of_a_group_never_go_back() {
     let directory = directory();
     let (mut committed, mut generation) = (0, 0);
-    for moment in moments() {
+    for moment in moments("committed ") {
         let said = killed("offsets", directory.path(), moment);
         committed = committed.max(last(&said, "committed ").unwrap_or(0));
         if let Some(found) = last(&said, "generation ") {
@@ -359,7 +359,7 @@ fn work(store: &Store, config: ShareConfig, until_empty: bool, say: &(dyn Fn(&st
 fn nothing_done_comes_again_and_nothing_is_lost(kind: &str, config: ShareConfig) {
     let directory = directory();
     let mut said = Vec::new();
-    for moment in moments() {
+    for moment in moments("done ") {
         append_some(directory.path(), 100);
         said.extend(killed(kind, directory.path(), moment));
     }

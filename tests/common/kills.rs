@@ -29,8 +29,32 @@ pub(crate) fn say(what: &str) {
     out.flush().unwrap();
 }
 
-/// Runs the child until it is killed after a moment; returns what it said.
-pub(crate) fn killed(kind: &str, directory: &Path, moment: u64) -> Vec<String> {
+/// When to kill.
+#[derive(Clone, Copy)]
+pub(crate) struct Moment {
+    /// Not before the child has said a line that begins so.
+    word: &'static str,
+    micros: u64,
+}
+
+impl Moment {
+    /// So many times as late.
+    pub(crate) fn times(self, factor: u64) -> Moment {
+        Moment { micros: factor * self.micros, ..self }
+    }
+}
+
+/// When to kill: some time after the child is ready, but the first not before it has come to say `word`, however slow
+/// the machine is.
+pub(crate) fn moments(word: &'static str) -> impl Iterator<Item = Moment> {
+    (1..=cycles()).map(move |cycle| {
+        let micros = cycle.wrapping_mul(0x9e37_79b9_7f4a_7c15) % 40_000;
+        Moment { word: if cycle == 1 { word } else { "" }, micros }
+    })
+}
+
+/// Runs the child until it is killed at a moment; returns what it said.
+pub(crate) fn killed(kind: &str, directory: &Path, moment: Moment) -> Vec<String> {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "child", "--nocapture", "--test-threads=1"])
         .env(CHILD, kind)
@@ -39,25 +63,22 @@ pub(crate) fn killed(kind: &str, directory: &Path, moment: u64) -> Vec<String> {
         .stderr(Stdio::inherit())
         .spawn()
         .unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let ready = lines.any(|line| line.ends_with("ready"));
     let mut said = Vec::new();
-    for line in lines.by_ref() {
-        if line.unwrap().ends_with("ready") {
-            break;
-        }
+    let mut waits = ready && !moment.word.is_empty();
+    while waits {
+        let Some(line) = lines.next() else { break };
+        waits = !line.starts_with(moment.word);
+        said.push(line);
     }
-    std::thread::sleep(Duration::from_micros(moment));
+    std::thread::sleep(Duration::from_micros(moment.micros));
     child.kill().unwrap();
     child.wait().unwrap();
-    said.extend(lines.map_while(Result::ok));
+    said.extend(lines);
     // The last line may have been cut in the middle.
     said.retain(|line| line.ends_with('.'));
     said.iter().map(|line| line.trim_end_matches('.').to_string()).collect()
-}
-
-/// When to kill, in microseconds after the child is ready.
-pub(crate) fn moments() -> impl Iterator<Item = u64> {
-    (1..=cycles()).map(|cycle| cycle.wrapping_mul(0x9e37_79b9_7f4a_7c15) % 40_000)
 }
 
 /// The number after the last line that begins with a word.
