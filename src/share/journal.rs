@@ -434,13 +434,16 @@ impl Journal {
         Ok(())
     }
 
-    /// Lets go what lies below all snapshots, once that is worth it, and keys that nobody can want any more.
-    pub(super) fn prune(&self, wanted: impl Fn(&ShareStateKey) -> bool) -> Result<()> {
+    /// Lets go what lies below all snapshots, once that is worth it, and keys that nobody can want any more:
+    /// `unwanted` says which of those there are.
+    pub(super) fn prune(
+        &self,
+        unwanted: impl FnOnce(Vec<ShareStateKey>) -> Result<Vec<ShareStateKey>>,
+    ) -> Result<()> {
         if self.log.log_end() - self.log.log_start() < PRUNE_RECORDS {
             return Ok(());
         }
-        let unwanted: Vec<_> = self.keys().into_iter().filter(|key| !wanted(key)).collect();
-        self.delete(&unwanted)?;
+        self.delete(&unwanted(self.keys())?)?;
         let _turn = self.turn();
         self.load_if_stale()?;
         self.renew_cold_snapshots()?;
