@@ -76,14 +76,13 @@ impl Default for ShareConfig {
 impl ShareConfig {
     /// Kafka's defaults; the group is still to be named.
     pub fn new() -> Self {
-        let lock_duration = Duration::from_secs(30);
         ShareConfig {
             group: String::new(),
             client_id: String::new(),
             offset_reset: ShareOffsetReset::default(),
             isolation: Isolation::ReadUncommitted,
             mode: AcknowledgementMode::default(),
-            limits: Limits { lock_duration, delivery_count: 5, in_flight: 2_000 },
+            limits: Limits::new(),
             max_poll_records: None,
             fetch_max_bytes: 50 << 20,
             order: None,
