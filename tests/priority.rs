@@ -13,6 +13,8 @@
 mod logs;
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use annals::share::{
@@ -252,6 +254,66 @@ fn only_so_many_bytes_are_read_ahead() {
     // One that is larger than that is read, too.
     logs[0].append(&Record::new(&"x".repeat(50_000)).key("9")).unwrap();
     assert_eq!(all(&mut consumer), named(&[("9", 4)]));
+}
+
+/// Newer ones first; it keeps an eye on the memory of all values that it has compared.
+#[derive(Clone, Default)]
+struct Watching(Arc<Mutex<BTreeMap<u64, IsAlone>>>);
+
+/// Whether nobody else holds some memory.
+type IsAlone = Box<dyn Fn() -> bool + Send>;
+
+impl Watching {
+    /// How many values are in memory.
+    fn kept(&self) -> usize {
+        self.0.lock().unwrap().values().filter(|is_alone| !is_alone()).count()
+    }
+}
+
+impl std::fmt::Debug for Watching {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Watching")
+    }
+}
+
+impl PriorityOrder for Watching {
+    fn name(&self) -> &str {
+        "watching"
+    }
+
+    fn compare(&self, left: &StoredRecord, right: &StoredRecord) -> Ordering {
+        for record in [left, right] {
+            let watch = || {
+                let value = record.value_bytes().unwrap();
+                Box::new(move || value.is_unique()) as IsAlone
+            };
+            self.0.lock().unwrap().entry(record.offset()).or_insert_with(watch);
+        }
+        right.offset().cmp(&left.offset())
+    }
+}
+
+#[test]
+fn what_is_finished_is_not_kept_in_memory_however_it_came_to_its_turn() {
+    let (_, store, logs) = machine(1);
+    let value = "x".repeat(1_000);
+    for _ in 0..200 {
+        logs[0].append(&Record::new(&value)).unwrap();
+    }
+    let watching = Watching::default();
+    // All have waited too long, so that the worst goes first.
+    let settings = config().priority(watching.clone()).max_wait(NOW).read_ahead_bytes(10_000);
+    let mut consumer = consumer(&store, settings);
+    for expected in 0..200 {
+        let record = next(&mut consumer).unwrap();
+        assert_eq!(record.offset(), expected);
+        consumer.acknowledge(&record, Acknowledge::Accept).unwrap();
+        drop(record);
+        consumer.commit().unwrap();
+        assert!(watching.kept() <= 11, "{} values of 1000 bytes", watching.kept());
+    }
+    assert!(next(&mut consumer).is_none());
+    assert_eq!(watching.kept(), 0);
 }
 
 #[test]

@@ -8,14 +8,18 @@
     reason = "tests fail by panicking, and offsets here are small"
 )]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use annals::format::{DeliveryState, StateBatch};
 use annals::share::{Acknowledge, AcquiredRecords, InFlight, Limits, NotAcquired, RecordState, StateUpdate};
 use proptest::prelude::*;
 
-const LIMITS: Limits = Limits { lock_duration: Duration::from_secs(30), delivery_count: 3, in_flight: 20 };
+const LIMITS: Limits = {
+    let mut limits = Limits::new();
+    (limits.delivery_count, limits.in_flight) = (3, 20);
+    limits
+};
 
 fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -27,12 +31,24 @@ fn with(records: u64) -> InFlight {
     in_flight
 }
 
-fn range(first_offset: u64, last_offset: u64, delivery_count: u16) -> AcquiredRecords {
-    AcquiredRecords { first_offset, last_offset, delivery_count }
+/// The first and the last offset of each range, and how often it was delivered.
+fn ranges(acquired: &[AcquiredRecords]) -> Vec<(u64, u64, u16)> {
+    let range = |range: &AcquiredRecords| (range.first_offset, range.last_offset, range.delivery_count);
+    acquired.iter().map(range).collect()
+}
+
+/// The first record that was refused, and its state.
+fn told(said: Result<(), NotAcquired>) -> Result<(), (u64, Option<RecordState>)> {
+    said.map_err(|refused| (refused.offset, refused.state))
 }
 
 fn batch(first_offset: u64, last_offset: u64, state: DeliveryState, delivery_count: u16) -> StateBatch {
     StateBatch { first_offset, last_offset, state, delivery_count }
+}
+
+/// The start offset, what changed, and how many are finished.
+fn parts(update: &StateUpdate) -> (u64, &[StateBatch], u64) {
+    (update.start_offset, &update.batches, update.delivery_complete_count)
 }
 
 fn written(in_flight: &mut InFlight) -> StateUpdate {
@@ -44,9 +60,9 @@ fn written(in_flight: &mut InFlight) -> StateUpdate {
 #[test]
 fn nobody_gets_what_another_has() {
     let mut records = with(10);
-    assert_eq!(records.acquire(1, 4, secs(0)), [range(0, 3, 1)]);
-    assert_eq!(records.acquire(2, 100, secs(0)), [range(4, 9, 1)]);
-    assert_eq!(records.acquire(3, 100, secs(0)), []);
+    assert_eq!(ranges(&records.acquire(1, 4, secs(0))), [(0, 3, 1)]);
+    assert_eq!(ranges(&records.acquire(2, 100, secs(0))), [(4, 9, 1)]);
+    assert_eq!(ranges(&records.acquire(3, 100, secs(0))), []);
     assert_eq!((records.count_of(1), records.count_of(2), records.count_of(3)), (4, 6, 0));
 }
 
@@ -57,7 +73,7 @@ fn what_is_accepted_counts_once_it_is_written() {
     records.acknowledge(1, 0, 2, Acknowledge::Accept, secs(1)).unwrap();
     assert_eq!((records.start_offset(), records.state_of(0)), (0, Some(RecordState::Acquired)));
     let update = written(&mut records);
-    assert_eq!(update, StateUpdate { start_offset: 3, batches: vec![], delivery_complete_count: 0 });
+    assert_eq!(parts(&update), (3, &[][..], 0));
     assert_eq!((records.start_offset(), records.unfinished()), (3, 2));
     assert_eq!(records.begin_write(), None, "nothing is left to be written");
 }
@@ -70,12 +86,12 @@ fn what_is_finished_behind_another_is_written_as_such() {
     records.acknowledge(1, 6, 6, Acknowledge::Reject, secs(0)).unwrap();
     records.acknowledge(1, 8, 9, Acknowledge::Release, secs(0)).unwrap();
     let update = written(&mut records);
-    let batches = vec![
+    let batches = [
         batch(3, 5, DeliveryState::Acknowledged, 1),
         batch(6, 6, DeliveryState::Archived, 1),
         batch(8, 9, DeliveryState::Available, 1),
     ];
-    assert_eq!(update, StateUpdate { start_offset: 0, batches, delivery_complete_count: 4 });
+    assert_eq!(parts(&update), (0, &batches[..], 4));
     assert_eq!(records.start_offset(), 0);
     // The hole is closed.
     records.acknowledge(1, 0, 2, Acknowledge::Accept, secs(0)).unwrap();
@@ -88,19 +104,22 @@ fn a_word_on_some_that_are_not_acquired_changes_none() {
     let mut records = with(10);
     records.acquire(1, 5, secs(0));
     records.acquire(2, 2, secs(0));
-    let refused = |offset, state| Err(NotAcquired { offset, state });
+    let refused = |offset, state| Err((offset, state));
     let accept = Acknowledge::Accept;
-    assert_eq!(records.acknowledge(1, 3, 6, accept, secs(0)), refused(5, Some(RecordState::Acquired)));
-    assert_eq!(records.acknowledge(1, 7, 7, accept, secs(0)), refused(7, Some(RecordState::Available)));
-    assert_eq!(records.acknowledge(1, 10, 12, accept, secs(0)), refused(10, None));
-    assert_eq!(records.acknowledge(1, 0, 12, accept, secs(0)), refused(5, Some(RecordState::Acquired)));
-    assert_eq!(records.acknowledge(1, 4, 3, accept, secs(0)), refused(4, Some(RecordState::Acquired)));
+    assert_eq!(told(records.acknowledge(1, 3, 6, accept, secs(0))), refused(5, Some(RecordState::Acquired)));
+    assert_eq!(told(records.acknowledge(1, 7, 7, accept, secs(0))), refused(7, Some(RecordState::Available)));
+    assert_eq!(told(records.acknowledge(1, 10, 12, accept, secs(0))), refused(10, None));
+    assert_eq!(told(records.acknowledge(1, 0, 12, accept, secs(0))), refused(5, Some(RecordState::Acquired)));
+    assert_eq!(told(records.acknowledge(1, 4, 3, accept, secs(0))), refused(4, Some(RecordState::Acquired)));
     assert_eq!(records.begin_write(), None);
     // Twice is once too often, before and after it is written.
     records.acknowledge(1, 0, 0, accept, secs(0)).unwrap();
-    assert_eq!(records.acknowledge(1, 0, 0, accept, secs(0)), refused(0, Some(RecordState::Acquired)));
+    assert_eq!(told(records.acknowledge(1, 0, 0, accept, secs(0))), refused(0, Some(RecordState::Acquired)));
     written(&mut records);
-    assert_eq!(records.acknowledge(1, 0, 0, accept, secs(0)), refused(0, Some(RecordState::Acknowledged)));
+    assert_eq!(
+        told(records.acknowledge(1, 0, 0, accept, secs(0))),
+        refused(0, Some(RecordState::Acknowledged))
+    );
 }
 
 #[test]
@@ -113,11 +132,11 @@ fn a_lock_that_runs_out_gives_back() {
     assert!(records.expire(secs(30)));
     assert_eq!(records.next_deadline(), Some(secs(40)));
     let late = records.acknowledge(1, 0, 2, Acknowledge::Accept, secs(31));
-    assert_eq!(late, Err(NotAcquired { offset: 0, state: Some(RecordState::Available) }));
-    assert_eq!(records.acquire(3, 10, secs(31)), [range(0, 2, 2)]);
+    assert_eq!(told(late), Err((0, Some(RecordState::Available))));
+    assert_eq!(ranges(&records.acquire(3, 10, secs(31))), [(0, 2, 2)]);
     // Its lock, though nobody looked when it ran out.
     let late = records.acknowledge(2, 3, 5, Acknowledge::Accept, secs(40));
-    assert_eq!(late, Err(NotAcquired { offset: 3, state: Some(RecordState::Available) }));
+    assert_eq!(told(late), Err((3, Some(RecordState::Available))));
     // What was given back by time is written with whatever is written next.
     records.acknowledge(3, 0, 2, Acknowledge::Accept, secs(41)).unwrap();
     assert_eq!(written(&mut records).batches, [batch(3, 5, DeliveryState::Available, 1)]);
@@ -177,7 +196,7 @@ fn what_is_said_during_a_write_goes_into_the_next() {
 fn a_record_that_is_delivered_too_often_is_archived() {
     let mut records = with(3);
     for (delivery, now) in [(1, 0), (2, 100), (3, 200)] {
-        assert_eq!(records.acquire(1, 2, secs(now)), [range(0, 1, delivery)]);
+        assert_eq!(ranges(&records.acquire(1, 2, secs(now))), [(0, 1, delivery)]);
         match delivery {
             // However it comes back: released, run out, or its consumer died.
             1 => {
@@ -190,7 +209,7 @@ fn a_record_that_is_delivered_too_often_is_archived() {
     }
     assert_eq!(records.start_offset(), 2, "both are given up");
     assert_eq!(written(&mut records).start_offset, 2);
-    assert_eq!(records.acquire(1, 2, secs(300)), [range(2, 2, 1)]);
+    assert_eq!(ranges(&records.acquire(1, 2, secs(300))), [(2, 2, 1)]);
 }
 
 #[test]
@@ -201,7 +220,7 @@ fn a_member_that_dies_gives_back_its_own() {
     records.acknowledge(1, 1, 1, Acknowledge::Accept, secs(0)).unwrap();
     written(&mut records);
     records.release_member(1);
-    assert_eq!(records.acquire(3, 9, secs(1)), [range(0, 0, 2), range(2, 2, 2), range(6, 8, 1)]);
+    assert_eq!(ranges(&records.acquire(3, 9, secs(1))), [(0, 0, 2), (2, 2, 2), (6, 8, 1)]);
     assert_eq!(records.count_of(2), 3);
 }
 
@@ -227,7 +246,7 @@ fn offsets_without_records_are_passed_over() {
     records.take_in(11, 13);
     records.pass_over(14, 14);
     assert_eq!((records.start_offset(), records.end_offset()), (8, 15));
-    assert_eq!(records.acquire(1, 10, secs(0)), [range(8, 9, 1), range(11, 13, 1)]);
+    assert_eq!(ranges(&records.acquire(1, 10, secs(0))), [(8, 9, 1), (11, 13, 1)]);
     records.acknowledge(1, 11, 13, Acknowledge::Accept, secs(0)).unwrap();
     assert_eq!(written(&mut records).delivery_complete_count, 5);
     records.acknowledge(1, 8, 9, Acknowledge::Accept, secs(0)).unwrap();
@@ -241,7 +260,7 @@ fn retention_archives_what_is_available_and_waits_for_what_is_acquired() {
     // The log starts at 6 now.
     records.pass_over(0, 5);
     assert_eq!(records.start_offset(), 0, "0 to 2 are being processed");
-    assert_eq!(records.acquire(2, 10, secs(0)), [range(6, 9, 1)]);
+    assert_eq!(ranges(&records.acquire(2, 10, secs(0))), [(6, 9, 1)]);
     records.acknowledge(1, 0, 2, Acknowledge::Accept, secs(0)).unwrap();
     written(&mut records);
     assert_eq!(records.start_offset(), 6);
@@ -262,7 +281,7 @@ fn a_log_that_was_cut_makes_its_offsets_new() {
     records.forget_from(6);
     assert_eq!((records.end_offset(), records.unfinished()), (6, 4));
     records.take_in(6, 7);
-    assert_eq!(records.acquire(2, 10, secs(0)), [range(6, 7, 1)]);
+    assert_eq!(ranges(&records.acquire(2, 10, secs(0))), [(6, 7, 1)]);
     // Also if everything that was cut off was finished.
     let mut finished = InFlight::new(8, LIMITS);
     finished.forget_from(3);
@@ -283,14 +302,14 @@ fn what_was_written_is_restored() {
     // Below the start, and next to it, all is finished; what nobody has named was not delivered; and what was delivered
     // as often as may be is given up.
     assert_eq!((records.start_offset(), records.end_offset()), (5, 11));
-    assert_eq!(records.acquire(1, 10, secs(0)), [range(5, 6, 1), range(7, 8, 3)]);
+    assert_eq!(ranges(&records.acquire(1, 10, secs(0))), [(5, 6, 1), (7, 8, 3)]);
     let snapshot = records.snapshot();
     assert_eq!(snapshot.start_offset, 5);
     assert_eq!(snapshot.batches[0], batch(5, 6, DeliveryState::Available, 1));
     let hostile = [batch(i64::MAX as u64, i64::MAX as u64, DeliveryState::Acknowledged, u16::MAX)];
     let mut far = InFlight::restore(0, &hostile, LIMITS);
     assert_eq!((far.room(), far.ranges()), (0, 2));
-    assert_eq!(far.acquire(1, 1, secs(0)), [range(0, 0, 1)]);
+    assert_eq!(ranges(&far.acquire(1, 1, secs(0))), [(0, 0, 1)]);
 }
 
 #[test]
@@ -303,7 +322,7 @@ fn deliveries_can_be_counted_first_and_taken_back() {
     assert_eq!(update.batches, [batch(1, 2, DeliveryState::Available, 1)]);
     records.take_back(1, 2, 3);
     records.take_back(2, 0, 3);
-    assert_eq!(records.acquire(2, 4, secs(0)), [range(2, 3, 1)]);
+    assert_eq!(ranges(&records.acquire(2, 4, secs(0))), [(2, 3, 1)]);
 }
 
 #[test]
@@ -357,6 +376,8 @@ struct Model {
     /// What a reader of the log of states would know.
     durable: BTreeMap<u64, (DeliveryState, u16)>,
     durable_start: u64,
+    /// A write that failed, and may be what the log says last; and which offsets it finishes.
+    in_doubt: Option<(StateUpdate, BTreeSet<u64>)>,
 }
 
 impl Model {
@@ -406,6 +427,8 @@ impl Model {
     }
 
     fn begin_write(&mut self) {
+        // Nothing is written behind a write that failed before what is left of that is cut away.
+        self.in_doubt = None;
         for (state, _) in self.records.values_mut() {
             if let State::Settling { written, .. } = state {
                 *written = true;
@@ -436,7 +459,25 @@ impl Model {
                 _ => State::Available,
             };
         }
-        let Some(update) = update else { return };
+        if let Some(update) = update {
+            self.make_durable(update);
+        }
+    }
+
+    /// The write fails, and all of it may be on disk nevertheless.
+    fn fail_write(&mut self, update: StateUpdate) {
+        let finishes = |(state, deliveries): &(State, u16)| match state {
+            State::Settling { word, written: true, .. } => {
+                *word != Acknowledge::Release || *deliveries >= LIMITS.delivery_count
+            }
+            _ => false,
+        };
+        let finished = self.records.iter().filter(|(_, record)| finishes(record)).map(|(offset, _)| *offset);
+        self.in_doubt = Some((update, finished.collect()));
+        self.end_write(None);
+    }
+
+    fn make_durable(&mut self, update: &StateUpdate) {
         self.durable_start = self.durable_start.max(update.start_offset);
         for batch in &update.batches {
             for offset in batch.first_offset..=batch.last_offset {
@@ -480,8 +521,13 @@ impl Model {
         }
     }
 
-    /// What is known after a restart.
-    fn restore(&mut self, end: &mut u64) -> InFlight {
+    /// What is known after a restart, with what failed or without it.
+    fn restore(&mut self, end: &mut u64, with_doubtful: bool) -> InFlight {
+        let mut said = BTreeSet::new();
+        if let Some((update, finished)) = self.in_doubt.take().filter(|_| with_doubtful) {
+            self.make_durable(&update);
+            said = finished;
+        }
         let mut batches = Vec::new();
         for (&offset, &(state, count)) in self.durable.range(self.durable_start..) {
             batches.push(batch(offset, offset, state, count));
@@ -499,9 +545,10 @@ impl Model {
                 Some((DeliveryState::Available, count)) => (State::Available, *count),
                 None => (State::Available, 0),
             };
-            // Each unfinished record is delivered again.
+            // Each unfinished record is delivered again, unless its consumer has said that it need not be.
             let unfinished = !matches!(old[&offset].0, State::Acknowledged | State::Archived);
-            assert!(!unfinished || state == State::Available || deliveries >= LIMITS.delivery_count);
+            let again = state == State::Available || deliveries >= LIMITS.delivery_count;
+            assert!(!unfinished || again || said.contains(&offset), "offset {offset}");
             self.records.insert(offset, (state, deliveries));
         }
         // What is finished to begin with needs nobody's word.
@@ -525,7 +572,7 @@ enum Step {
     Time { seconds: u64 },
     BeginWrite,
     EndWrite { written: bool },
-    Restart,
+    Restart { with_doubtful: bool },
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -549,7 +596,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         2 => (1u64..20).prop_map(|seconds| Step::Time { seconds }),
         4 => Just(Step::BeginWrite),
         4 => any::<bool>().prop_map(|written| Step::EndWrite { written }),
-        1 => Just(Step::Restart),
+        1 => any::<bool>().prop_map(|with_doubtful| Step::Restart { with_doubtful }),
     ]
 }
 
@@ -632,14 +679,21 @@ proptest! {
                 }
                 Step::EndWrite { written } => {
                     let Some(update) = writing.take() else { continue };
-                    if written { real.written() } else { real.not_written() }
-                    model.end_write(written.then_some(&update));
+                    if written {
+                        real.written();
+                        model.end_write(Some(&update));
+                    } else {
+                        real.not_written();
+                        model.fail_write(update);
+                    }
                     real.expire(now);
                     model.give_back(|_, until| until <= now);
                 }
-                Step::Restart => {
-                    writing = None;
-                    real = model.restore(&mut end);
+                Step::Restart { with_doubtful } => {
+                    if let Some(update) = writing.take() {
+                        model.fail_write(update);
+                    }
+                    real = model.restore(&mut end, with_doubtful);
                 }
                 Step::BeginWrite => {}
             }

@@ -76,14 +76,13 @@ impl Default for ShareConfig {
 impl ShareConfig {
     /// Kafka's defaults; the group is still to be named.
     pub fn new() -> Self {
-        let lock_duration = Duration::from_secs(30);
         ShareConfig {
             group: String::new(),
             client_id: String::new(),
             offset_reset: ShareOffsetReset::default(),
             isolation: Isolation::ReadUncommitted,
             mode: AcknowledgementMode::default(),
-            limits: Limits { lock_duration, delivery_count: 5, in_flight: 2_000 },
+            limits: Limits::new(),
             max_poll_records: None,
             fetch_max_bytes: 50 << 20,
             order: None,
@@ -158,7 +157,8 @@ impl ShareConfig {
     /// (`share.partition.max.record.locks`); 2000 unless set, at most 10,000.
     ///
     /// Kafka counts those that are finished behind one that is not, too; here they are kept as ranges, and so one
-    /// record that takes long does not keep the others waiting, unless there come to be more than 16,000 ranges.
+    /// record that takes long does not keep the others waiting. Only if there come to be more than 16,000 ranges, as
+    /// where records are accepted and rejected by turns, nothing new is delivered before that one is finished.
     #[must_use]
     pub fn max_in_flight(mut self, records: u64) -> Self {
         self.limits.in_flight = records;

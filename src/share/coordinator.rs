@@ -222,6 +222,18 @@ impl ShareCoordinator {
         Ok(opened)
     }
 
+    /// Those of some keys whose topics are gone. The keys were there before the topics are asked for, so that one of a
+    /// topic that comes meanwhile is not among them.
+    fn unwanted(&self, mut keys: Vec<ShareStateKey>) -> Result<Vec<ShareStateKey>> {
+        let topics: BTreeSet<Uuid> = self.handle.topics()?.iter().map(Topic::id).collect();
+        // A member may still acknowledge what it has of a topic that is gone.
+        let groups: Vec<_> = self.groups.lock().values().cloned().collect();
+        let held = groups.iter().flat_map(|group| group.open_partitions());
+        let held: BTreeSet<ShareStateKey> = held.map(|partition| partition.key().clone()).collect();
+        keys.retain(|key| !topics.contains(&key.topic_id) && !held.contains(key));
+        Ok(keys)
+    }
+
     /// All there are; none if there was no share group yet.
     pub(super) fn journals(&self) -> Result<Vec<Arc<Journal>>> {
         match self.handle.topic(STATE_TOPIC) {
@@ -235,17 +247,9 @@ impl ShareCoordinator {
 impl Attendant for ShareCoordinator {
     fn attend(&self) -> Result<()> {
         let open: Vec<_> = self.journals.lock().values().cloned().collect();
-        if open.is_empty() {
-            return Ok(());
-        }
-        let topics: BTreeSet<Uuid> = self.handle.topics()?.iter().map(Topic::id).collect();
-        // A member may still acknowledge what it has of a topic that is gone.
-        let groups: Vec<_> = self.groups.lock().values().cloned().collect();
-        let held = groups.iter().flat_map(|group| group.open_partitions());
-        let held: BTreeSet<ShareStateKey> = held.map(|partition| partition.key().clone()).collect();
         let mut result = Ok(());
         for journal in open {
-            result = result.and(journal.prune(|key| topics.contains(&key.topic_id) || held.contains(key)));
+            result = result.and(journal.prune(|keys| self.unwanted(keys)));
         }
         result
     }

@@ -35,8 +35,7 @@ const RANGES_MAX: usize = 16_000;
 /// use std::time::Duration;
 /// use annals::share::{Acknowledge, InFlight, Limits, RecordState};
 ///
-/// let lock_duration = Duration::from_secs(30);
-/// let mut records = InFlight::new(0, Limits { lock_duration, delivery_count: 5, in_flight: 2000 });
+/// let mut records = InFlight::new(0, Limits::new());
 /// records.take_in(0, 9); // ten records were read
 /// let now = Duration::ZERO;
 /// let acquired = records.acquire(7, 4, now);
@@ -504,7 +503,8 @@ impl InFlight {
     }
 
     /// The write that was begun has failed: what was acknowledged is acquired as before, each lock with the time that
-    /// it had.
+    /// it had. It may be what a restart finds, if that is the last that was written; but the next write must not come
+    /// behind it, since start offsets do not go back: what is left of it has to be cut away before.
     pub fn not_written(&mut self) {
         let Some(writing) = self.writing.take() else { return };
         self.start_unwritten |= writing.start;

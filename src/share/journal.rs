@@ -1,9 +1,14 @@
 //! [`Journal`]: one partition of `__share_group_state`, and what is written there about each share group's progress on
 //! each partition.
 //!
-//! Who commits puts its partitions into the next round and waits for the right to write. The first to get it writes
-//! for everybody in the round: one append, one sync. All writes of a key are in the order in which they were begun,
-//! and none is begun before the one before has ended, so that what the log says last is what happened last.
+//! Who commits puts its partitions into the next round and waits, for its end or for the right to write. The first to
+//! get that writes for everybody in the round: one append, one sync. All writes of a key are in the order in which
+//! they were begun, and none is begun before the one before has ended, so that what the log says last is what happened
+//! last.
+//!
+//! A write that failed may be on disk, and be what the next process finds: it says what consumers had said, so no
+//! record is lost by it. It never comes before another write, though: the log takes none before it was reopened, which
+//! cuts what was not acknowledged. So a word that is written later need not contradict it.
 //!
 //! Updates say what changed since the last snapshot, so unlike the topics of other coordinators this one is not
 //! compacted: compaction would keep the last update alone. What lies below the snapshots of all keys is deleted
@@ -12,7 +17,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use super::spans::Spans;
 use super::words::StateUpdate;
@@ -73,8 +78,8 @@ pub(super) struct Journal {
     clock: Arc<dyn Clock>,
     book: Mutex<Book>,
     gathering: Mutex<Gathering>,
-    /// Held by whoever writes.
-    writer: Mutex<()>,
+    /// Told when somebody has ended writing.
+    ended: Condvar,
 }
 
 /// What the log says.
@@ -109,11 +114,24 @@ struct Image {
 struct Gathering {
     round: Arc<Round>,
     sources: Vec<Arc<dyn Source>>,
+    /// Whether somebody writes.
+    writing: bool,
 }
 
 /// What was not written of a round, once it is over.
 #[derive(Default)]
 struct Round(Mutex<Option<BTreeSet<ShareStateKey>>>);
+
+/// The right to write, which one has at a time. Those who wait do so for the end of any write, not for this right:
+/// it may have been theirs, and then they need not queue behind whoever writes next.
+struct Turn<'a>(&'a Journal);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.gathering.lock().writing = false;
+        self.0.ended.notify_all();
+    }
+}
 
 /// A round under way. However it ends, everybody in it is told.
 struct Writing {
@@ -248,7 +266,7 @@ impl Journal {
             clock,
             book: Mutex::default(),
             gathering: Mutex::default(),
-            writer: Mutex::default(),
+            ended: Condvar::new(),
         };
         journal.load()?;
         Ok(journal)
@@ -268,18 +286,24 @@ impl Journal {
 
     /// Writes down what has changed; returns once it is durable.
     pub(super) fn commit(&self, sources: &[Arc<dyn Source>]) -> Committed {
-        let round = {
-            let mut gathering = self.gathering.lock();
-            gathering.sources.extend(sources.iter().map(Arc::clone));
-            Arc::clone(&gathering.round)
-        };
-        let _writer = self.writer.lock();
-        if let Some(unwritten) = round.0.lock().as_ref() {
-            // Somebody else has written for us, or failed to.
-            let ours = sources.iter().map(|source| source.key()).filter(|key| unwritten.contains(*key));
-            return Committed { unwritten: ours.cloned().collect(), error: None };
+        let mut gathering = self.gathering.lock();
+        gathering.sources.extend(sources.iter().map(Arc::clone));
+        let round = Arc::clone(&gathering.round);
+        loop {
+            if let Some(unwritten) = round.0.lock().as_ref() {
+                // Somebody else has written for us, or failed to.
+                let ours = sources.iter().map(|source| source.key()).filter(|key| unwritten.contains(*key));
+                return Committed { unwritten: ours.cloned().collect(), error: None };
+            }
+            if !gathering.writing {
+                break;
+            }
+            self.ended.wait(&mut gathering);
         }
-        let mut gathered = std::mem::take(&mut *self.gathering.lock()).sources;
+        let mut gathered =
+            std::mem::replace(&mut *gathering, Gathering { writing: true, ..Gathering::default() }).sources;
+        drop(gathering);
+        let _turn = Turn(self);
         gathered.sort_by(|left, right| left.key().cmp(right.key()));
         gathered.dedup_by(|left, right| left.key() == right.key());
         let mut writing = Writing { round, waiting: gathered, begun: Vec::new() };
@@ -288,6 +312,16 @@ impl Journal {
         drop(writing);
         let ours = sources.iter().map(|source| source.key()).filter(|key| failed.contains(*key));
         Committed { unwritten: ours.cloned().collect(), error }
+    }
+
+    /// Waits for the right to write.
+    fn turn(&self) -> Turn<'_> {
+        let mut gathering = self.gathering.lock();
+        while gathering.writing {
+            self.ended.wait(&mut gathering);
+        }
+        gathering.writing = true;
+        Turn(self)
     }
 
     /// Writes what a round has, some at a time.
@@ -361,7 +395,7 @@ impl Journal {
 
     /// Sets a group's progress on a partition, whatever it was. `progress` is asked when nobody else writes.
     pub(super) fn set(&self, key: &ShareStateKey, progress: impl FnOnce() -> Progress) -> Result<()> {
-        let _writer = self.writer.lock();
+        let _turn = self.turn();
         self.load_if_stale()?;
         let Progress { start, batches } = progress();
         let now = self.clock.now();
@@ -385,7 +419,7 @@ impl Journal {
 
     /// Forgets keys.
     pub(super) fn delete(&self, keys: &[ShareStateKey]) -> Result<()> {
-        let _writer = self.writer.lock();
+        let _turn = self.turn();
         self.load_if_stale()?;
         for some in keys.chunks(1_000) {
             let tombstone =
@@ -400,14 +434,17 @@ impl Journal {
         Ok(())
     }
 
-    /// Lets go what lies below all snapshots, once that is worth it, and keys that nobody can want any more.
-    pub(super) fn prune(&self, wanted: impl Fn(&ShareStateKey) -> bool) -> Result<()> {
+    /// Lets go what lies below all snapshots, once that is worth it, and keys that nobody can want any more:
+    /// `unwanted` says which of those there are.
+    pub(super) fn prune(
+        &self,
+        unwanted: impl FnOnce(Vec<ShareStateKey>) -> Result<Vec<ShareStateKey>>,
+    ) -> Result<()> {
         if self.log.log_end() - self.log.log_start() < PRUNE_RECORDS {
             return Ok(());
         }
-        let unwanted: Vec<_> = self.keys().into_iter().filter(|key| !wanted(key)).collect();
-        self.delete(&unwanted)?;
-        let _writer = self.writer.lock();
+        self.delete(&unwanted(self.keys())?)?;
+        let _turn = self.turn();
         self.load_if_stale()?;
         self.renew_cold_snapshots()?;
         let needed = {

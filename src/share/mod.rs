@@ -96,8 +96,9 @@
 //! finished (2000) and [`read_ahead_bytes`](ShareConfig::read_ahead_bytes) (16 MiB) are read ahead, from the first
 //! unfinished one on. A record beyond that cannot overtake yet, however urgent it is; each that is finished lets one
 //! more be seen. Finished ones do not count: what is written down is the offset below which all are finished, and
-//! ranges of those that are finished beyond it. Only if there are more than 16,000 of these (neighbours that were
-//! delivered equally often are in one), nothing more is read before the first unfinished record is finished.
+//! ranges of those that are finished beyond it. Only if there are more than 16,000 of these (neighbours that ended
+//! alike after equally many deliveries are in one; accepted and rejected by turns, each is one), nothing more is read
+//! before the first unfinished record is finished.
 //!
 //! # Where it is kept
 //! In the topic `__share_group_state`, in Kafka's own schemas and partitions: an update for each commit, and from time

@@ -272,8 +272,16 @@ impl SharePartition {
     /// What has to happen before there may be more than was just found.
     fn wait(&self, inner: &mut Inner, bound: u64) -> Wait {
         let end = inner.in_flight.end_offset();
-        // Everything below the bound that can be read has been, unless it moved under the reader.
-        let bound = if std::mem::take(&mut inner.moved) { end } else { bound.max(end) };
+        // Everything below the bound that can be read has been, unless it moved under the reader. What was seen before
+        // may lie above it: a crash takes the high watermark back.
+        let hidden = inner.in_flight.next_available(0).is_some();
+        let bound = if std::mem::take(&mut inner.moved) {
+            end
+        } else if hidden {
+            bound
+        } else {
+            bound.max(end)
+        };
         let beyond = (!inner.is_full()).then_some(bound);
         Wait { beyond, deadline: inner.in_flight.next_deadline() }
     }
@@ -281,11 +289,12 @@ impl SharePartition {
     /// Passes over what retention, or somebody's `delete_records`, has taken.
     fn follow_start(&self, inner: &mut Inner) {
         let log_start = self.log.log_start();
-        if log_start <= inner.in_flight.start_offset() {
-            return;
-        }
+        // Also if all that was deleted is finished: it need not have been read over.
         if log_start > inner.read_to {
             (inner.tail, inner.read_to) = (None, log_start);
+        }
+        if log_start <= inner.in_flight.start_offset() {
+            return;
         }
         inner.in_flight.pass_over(inner.in_flight.start_offset(), log_start - 1);
     }

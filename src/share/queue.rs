@@ -4,7 +4,7 @@
 //! [`InFlight`] first. So an order that contradicts itself costs order, and nothing else.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::format::StoredRecord;
 /// What is kept besides a record's bytes, about.
 const RECORD_OVERHEAD: usize = 200;
 
-/// So many hints that no longer hold are left alone.
+/// So many notes of since when records wait are left alone that no longer hold.
 const STALE_MAX: usize = 64;
 
 /// How a group delivers by priority.
@@ -35,7 +35,8 @@ pub(super) struct Queue {
     /// All records in flight that are not finished.
     loaded: BTreeMap<u64, Loaded>,
     bytes: usize,
-    best: BinaryHeap<Candidate>,
+    /// Those of them that may be available, the best first. Not one that is finished: it would keep its bytes.
+    best: BTreeSet<Candidate>,
     /// Since when records are available, in the order in which they became so.
     waiting: VecDeque<(Duration, u64)>,
 }
@@ -65,10 +66,10 @@ struct Candidate {
 }
 
 impl Ord for Candidate {
-    /// The greatest is the one that goes first.
+    /// The least is the one that goes first.
     fn cmp(&self, other: &Self) -> Ordering {
-        let by_priority = self.order.compare(&other.record, &self.record);
-        by_priority.then_with(|| other.record.offset().cmp(&self.record.offset()))
+        let by_priority = self.order.compare(&self.record, &other.record);
+        by_priority.then_with(|| self.record.offset().cmp(&other.record.offset()))
     }
 }
 
@@ -107,7 +108,7 @@ fn size(record: &StoredRecord) -> usize {
 
 impl Queue {
     pub(super) fn new(priority: Priority) -> Self {
-        let (loaded, best, waiting) = (BTreeMap::new(), BinaryHeap::new(), VecDeque::new());
+        let (loaded, best, waiting) = (BTreeMap::new(), BTreeSet::new(), VecDeque::new());
         Queue { priority, loaded, bytes: 0, best, waiting }
     }
 
@@ -122,9 +123,8 @@ impl Queue {
         let offset = record.offset();
         self.bytes += size(&record);
         let loaded = Loaded { record, since: now, queued: false };
-        if let Some(before) = self.loaded.insert(offset, loaded) {
-            self.bytes -= size(&before.record);
-        }
+        self.unload(offset);
+        self.loaded.insert(offset, loaded);
         self.offer(offset, now);
     }
 
@@ -144,9 +144,7 @@ impl Queue {
                 }
                 Change::Finished { first, last } => {
                     while let Some((&offset, _)) = self.loaded.range(first..=last).next() {
-                        if let Some(gone) = self.loaded.remove(&offset) {
-                            self.bytes -= size(&gone.record);
-                        }
+                        self.unload(offset);
                     }
                 }
             }
@@ -160,14 +158,14 @@ impl Queue {
             return Some(overdue);
         }
         loop {
-            let offset = self.best.peek()?.record.offset();
+            let offset = self.best.first()?.record.offset();
             if let Some(loaded) = self.loaded.get(&offset) {
                 if in_flight.state_of(offset) == Some(RecordState::Available) {
                     let (record, since) = (loaded.record.clone(), loaded.since);
                     return Some(Next { record, since, overdue: false });
                 }
             }
-            self.best.pop();
+            self.best.pop_first();
             if let Some(loaded) = self.loaded.get_mut(&offset) {
                 loaded.queued = false;
             }
@@ -197,17 +195,24 @@ impl Queue {
         }
         if !std::mem::replace(&mut loaded.queued, true) {
             let (record, order) = (loaded.record.clone(), Arc::clone(&self.priority.order));
-            self.best.push(Candidate { record, order });
+            self.best.insert(Candidate { record, order });
         }
     }
 
-    /// Throws out hints that no longer hold, once they are as many as those that do.
+    /// Lets go of a record, and of its place among the candidates.
+    fn unload(&mut self, offset: u64) {
+        let Some(Loaded { record, queued, .. }) = self.loaded.remove(&offset) else { return };
+        self.bytes -= size(&record);
+        let candidate = Candidate { record, order: Arc::clone(&self.priority.order) };
+        if queued && !self.best.remove(&candidate) {
+            // The order contradicts itself: it is not where it should be.
+            self.best.retain(|candidate| candidate.record.offset() != offset);
+        }
+    }
+
+    /// Throws out notes that no longer hold, once they are as many as those that do.
     fn sweep(&mut self, in_flight: &InFlight) {
         let enough = 2 * self.loaded.len() + STALE_MAX;
-        if self.best.len() > enough {
-            let loaded = &self.loaded;
-            self.best.retain(|candidate| loaded.contains_key(&candidate.record.offset()));
-        }
         if self.waiting.len() > enough {
             let loaded = &self.loaded;
             let holds = |(since, offset): &(Duration, u64)| {

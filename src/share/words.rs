@@ -20,6 +20,7 @@ pub enum Acknowledge {
 
 /// The state of a record of a share group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum RecordState {
     /// Somebody can have it.
     Available,
@@ -33,6 +34,7 @@ pub enum RecordState {
 
 /// How many records a share group has in flight, for how long, and how often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Limits {
     /// How long a record stays with whoever acquired it.
     pub lock_duration: Duration,
@@ -42,8 +44,22 @@ pub struct Limits {
     pub in_flight: u64,
 }
 
+impl Limits {
+    /// Kafka's defaults: 30 seconds, 5 deliveries, 2000 records.
+    pub const fn new() -> Self {
+        Limits { lock_duration: Duration::from_secs(30), delivery_count: 5, in_flight: 2_000 }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits::new()
+    }
+}
+
 /// Records with consecutive offsets, acquired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct AcquiredRecords {
     /// The first of them.
     pub first_offset: u64,
@@ -55,6 +71,7 @@ pub struct AcquiredRecords {
 
 /// A record that was not in the state in which it could be acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct NotAcquired {
     /// The first such record.
     pub offset: u64,
@@ -64,6 +81,7 @@ pub struct NotAcquired {
 
 /// What has to be written down so that what was acknowledged is durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StateUpdate {
     /// Everything below it is finished.
     pub start_offset: u64,
