@@ -271,16 +271,19 @@ impl SharePartition {
 
     /// What has to happen before there may be more than was just found.
     fn wait(&self, inner: &mut Inner, bound: u64) -> Wait {
-        let end = inner.in_flight.end_offset();
-        // Everything below the bound that can be read has been, unless it moved under the reader. What was seen before
-        // may lie above it: a crash takes the high watermark back.
+        let (start, end) = (inner.in_flight.start_offset(), inner.in_flight.end_offset());
+        let moved = std::mem::take(&mut inner.moved);
+        if moved && self.log.log_start() > start {
+            // What was to be delivered was deleted under the reader, and what lies behind has not been looked at.
+            return Wait { beyond: Some(start), deadline: None };
+        }
         let hidden = inner.in_flight.next_available(0).is_some();
-        let bound = if std::mem::take(&mut inner.moved) {
-            end
-        } else if hidden {
-            bound
-        } else {
-            bound.max(end)
+        // Everything below the bound that can be read has been, unless the log was cut under the reader. What was seen
+        // before may lie above it: a crash takes the high watermark back.
+        let bound = match (moved, hidden) {
+            (true, _) => end,
+            (false, true) => bound,
+            (false, false) => bound.max(end),
         };
         let beyond = (!inner.is_full()).then_some(bound);
         Wait { beyond, deadline: inner.in_flight.next_deadline() }
