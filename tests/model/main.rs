@@ -573,3 +573,30 @@ fn what_is_forgotten_of_a_producer_stays_so_in_a_compacted_log() {
         ],
     );
 }
+
+/// What a truncation had lowered the high watermark to could not be written on a full disk, and what came next counted
+/// as replicated once the store was opened again.
+#[test]
+fn a_high_watermark_that_was_lowered_does_not_come_back() {
+    let setup =
+        Setup { replicated: true, segment_bytes: 400, retention_bytes: None, ..Setup::of(Level::Synced) };
+    replay(
+        setup,
+        &[
+            produce(&[0]),
+            append(&[0, 0, 0, 0]),
+            append(&[0, 0]),
+            produce(&[0, 0]),
+            Step::RaiseHighWatermark { part: 149 },
+            append(&[0]),
+            Step::TruncateTo { part: 102 },
+            append(&[0]),
+            end(),
+            Step::TruncateTo { part: 153 },
+            Step::FillDisk { spare: 0 },
+            Step::CloseAndOpen,
+            append(&[0]),
+            Step::CloseAndOpen,
+        ],
+    );
+}
