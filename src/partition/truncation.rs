@@ -385,6 +385,10 @@ fn find_batch(segment: &Arc<Segment>, offset: u64, size: u64, log_start: u64) ->
     let mut end = None;
     loop {
         let position = reader.position();
+        if end == Some(offset) {
+            // Whatever lies behind goes, also if nobody can read it.
+            return Ok((position, offset));
+        }
         match reader.next_header(size) {
             Ok(Some(header)) if header.last_offset < offset => end = Some(header.next_offset()),
             Ok(_) if position == 0 => return Ok((0, base)),
