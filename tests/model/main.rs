@@ -716,3 +716,31 @@ fn a_truncation_that_never_began_leaves_the_high_watermark() {
         ],
     );
 }
+
+/// A batch of which a power cut had left all but its offset was taken for the first, and its leader for that of all.
+#[test]
+fn epochs_are_not_taken_from_what_a_power_cut_left() {
+    let setup = Setup { segment_bytes: 650, retention_bytes: None, ..Setup::of(Level::Process) };
+    let with_key = |key, tombstone, age| Draft { key, tombstone, age };
+    replay(
+        setup,
+        &[
+            end(),
+            Step::Produce {
+                producer: 0,
+                numbered: Numbered::Next,
+                transactional: false,
+                records: vec![with_key(Some(0), false, 0), with_key(None, false, 0)],
+            },
+            Step::CloseAndOpen,
+            append(&[0, -70]),
+            Step::Lead { up: 2 },
+            Step::Append {
+                records: vec![with_key(Some(0), true, 0), with_key(None, false, 70)],
+                synced: false,
+            },
+            end(),
+            Step::CutPower { seed: 19 },
+        ],
+    );
+}
