@@ -17,7 +17,7 @@ mod crashes;
 mod logs;
 
 use annals::format::{BatchBuilder, BatchOptions, LeaderEpochs, RecordBatch, stamp};
-use annals::fs::Call;
+use annals::fs::{Call, Crash, Fault, When};
 use annals::{
     AppendOptions, Durability, Error, FetchOptions, Isolation, Partition, Record, Store, TopicConfig,
 };
@@ -353,6 +353,32 @@ fn a_power_cut_at_any_call_of_a_follower_leaves_whole_batches() {
             drop((store, log));
         },
     );
+}
+
+#[test]
+fn a_follower_takes_again_what_a_power_cut_left_without_the_batches_before() {
+    let sent: Vec<Vec<u8>> = (0..6).map(|at| batch(at * 20, 1, 20)).collect();
+    let mut damaged = 0;
+    for seed in 0..40 {
+        let machine = Machine::new();
+        let (_store, log) = machine.start(TopicConfig::new());
+        log.append_as_follower(&sent[0]).unwrap();
+        machine.disk.fail(When::next().of(&[Call::Sync]), Fault::PowerOff);
+        log.append_as_follower(&sent[1..].concat()).unwrap_err();
+        let disk = machine.disk.crash(Crash::PowerCut { seed });
+        let (store, log) = Machine { disk, ..machine.clone() }.restart();
+        let report = log.recovery_report();
+        let Some(damage) = report.damage.first() else { continue };
+        damaged += 1;
+        assert!(matches!(log.append_as_follower(&sent[1]), Err(Error::Damaged { .. })));
+        log.accept_loss(damage.from).unwrap();
+        assert!(log.truncate_to(damage.from).unwrap(), "{seed}: {report:?}");
+        assert_eq!((log.log_end(), values(&log, 0)), (damage.from, expected(0..damage.from)), "{seed}");
+        log.append_as_follower(&sent[damage.from as usize / 20..].concat()).unwrap();
+        assert_eq!(values(&log, 0), expected(0..120), "{seed}");
+        drop((store, log));
+    }
+    assert!((1..40).contains(&damaged), "{damaged} of 40");
 }
 
 // ---- leader epochs ----

@@ -696,6 +696,43 @@ fn a_failure_while_a_log_begins_anew_heals() {
 }
 
 #[test]
+fn what_is_appended_after_a_failed_truncation_below_the_log_start_is_kept() {
+    for errno in [EIO, ENOSPC] {
+        with_every_call_failing(
+            errno,
+            |machine| {
+                let (store, log) = filled(machine, small(), 12);
+                log.delete_records(8).unwrap();
+                (store, log)
+            },
+            |log| log.truncate_to(7).map(drop),
+            |machine, store, log, done, name| {
+                log.reopen().unwrap_or_else(|error| panic!("{name}: {error}"));
+                assert!(!done || (log.log_start(), log.log_end()) == (7, 7), "{name}");
+                let (start, end) = (log.log_start(), log.log_end());
+                let mut all = values(&log, start);
+                // One that fits into the segment: a roll would write all down anew.
+                assert_eq!(append(&log, &[&other(end)]), end, "{name}");
+                all.push((end, other(end)));
+                for machine in [machine.killed(), machine.cut_off()] {
+                    let (_store, log) = machine.restart();
+                    assert!(log.recovery_report().damage.is_empty(), "{name}: {:?}", log.recovery_report());
+                    assert_eq!(
+                        (log.log_start(), values(&log, log.log_start())),
+                        (start, all.clone()),
+                        "{name}"
+                    );
+                }
+                drop(log);
+                store.close().unwrap_or_else(|error| panic!("{name}: {error}"));
+                let (_store, log) = machine.restart();
+                assert_eq!((log.log_start(), values(&log, log.log_start())), (start, all), "{name}");
+            },
+        );
+    }
+}
+
+#[test]
 fn a_poisoned_log_is_reopened_before_it_is_cut() {
     let machine = Machine::new();
     let (_store, log) = filled(&machine, small(), 8);

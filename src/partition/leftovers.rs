@@ -7,7 +7,7 @@ use super::recovery::Recovery;
 use crate::error::{Error, Result};
 use crate::fs::{EntryKind, full_path, remove_if_there, retry, sync_dir};
 use crate::storage::file_name::{FileKind, Stage, file_name, parse_file_name};
-use crate::storage::{BatchReader, LogFile, Unreadable};
+use crate::storage::{BatchReader, LogFile, Unreadable, find_batch_after};
 
 /// The leader epochs, half written.
 const LEADER_EPOCHS_TEMPORARY: &str = "leader-epoch-checkpoint.tmp";
@@ -95,14 +95,18 @@ impl Recovery<'_> {
         loop {
             match reader.next_header(size) {
                 Ok(Some(header)) => end = header.next_offset(),
-                Ok(None) | Err(Unreadable::Damaged(_)) => {
-                    let point = self.from.checkpoint.map_or(0, |checkpoint| checkpoint.recovery_point);
-                    let torn = base <= point.max(self.log_start.unwrap_or(0)) && end >= point;
-                    return Ok(size == 0 || self.from.sparse || end >= next || torn);
-                }
+                Ok(None) => break,
+                // What is destroyed below the log start is passed over.
+                Err(Unreadable::Damaged(_)) => match find_batch_after(&log, reader.position(), size, end)? {
+                    Some(behind) => reader.seek(behind),
+                    None => break,
+                },
                 Err(Unreadable::Failed(error)) => return Err(error),
             }
         }
+        let point = self.from.checkpoint.map_or(0, |checkpoint| checkpoint.recovery_point);
+        let torn = base <= point.max(self.log_start.unwrap_or(0)) && end >= point;
+        Ok(size == 0 || self.from.sparse || end >= next || torn)
     }
 
     /// The offsets that finished but unnamed segments replace.

@@ -581,7 +581,9 @@ impl Recovery<'_> {
                 self.parts.iter_mut().skip(index).take(1).for_each(|part| {
                     part.aborted = Some(TransactionIndex::new());
                 });
-                let begun_in_vain = !self.from.sparse && base > next_offset && next_offset >= recovery_point;
+                // What is missing below the log start is missed by nobody.
+                let reached = next_offset.max(self.log_start.unwrap_or(0));
+                let begun_in_vain = !self.from.sparse && base > next_offset && reached >= recovery_point;
                 if begun_in_vain && self.valid_in_later_parts(index - 1, next_offset)?.is_none() {
                     self.drop_from(index);
                     break;

@@ -55,12 +55,11 @@ impl Log {
             self.remove_where(|retired| {
                 retired.segment.base_offset() == segment.base_offset() && !same(retired)
             })?;
-            if self.removals.retired.lock().iter().any(same) {
-                // By an attempt that failed further on.
-                continue;
+            // It may have its new name by an attempt that failed further on.
+            if !self.removals.retired.lock().iter().any(same) {
+                segment.retire()?;
+                self.removals.retired.lock().push(Retired { segment: Arc::clone(segment), due });
             }
-            segment.retire()?;
-            self.removals.retired.lock().push(Retired { segment: Arc::clone(segment), due });
             if ordered {
                 sync_dir(self.fs(), self.directory())?;
             }

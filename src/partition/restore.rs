@@ -168,6 +168,10 @@ impl Recovery<'_> {
                     return Ok(false);
                 }
                 found += usize::from(begun.binary_search(&header.base_offset).is_ok());
+                if header.next_offset() >= known_end {
+                    // What comes next may be what a power cut left.
+                    break;
+                }
             }
         }
         Ok(found == begun.len())
@@ -180,18 +184,24 @@ impl Recovery<'_> {
         before.into_iter().chain(end.checked_sub(1))
     }
 
-    /// The leader epochs as the batches name them.
+    /// The leader epochs as the batches below the recovery point name them. Those of the others are noted once they
+    /// are checked: the checksum of a batch covers neither its offset nor its epoch.
     fn find_epochs(&mut self) -> Result<()> {
+        let known_end = self.from.checkpoint.map_or(0, |checkpoint| checkpoint.recovery_point);
         self.epochs = EpochCache::unsaved();
         for part in &self.parts {
             let mut reader = BatchReader::new(Arc::clone(&part.log), 0);
-            loop {
+            let mut floor = part.log.base_offset();
+            while floor < known_end {
                 match reader.next_header(part.size) {
-                    Ok(Some(header)) => note_epoch(&mut self.epochs, &header),
+                    Ok(Some(header)) if header.last_offset >= known_end => break,
+                    Ok(Some(header)) => {
+                        note_epoch(&mut self.epochs, &header);
+                        floor = header.next_offset();
+                    }
                     Ok(None) => break,
                     Err(Unreadable::Damaged(_)) => {
-                        let (position, floor) = (reader.position(), part.log.base_offset());
-                        match find_batch_after(&part.log, position, part.size, floor)? {
+                        match find_batch_after(&part.log, reader.position(), part.size, floor)? {
                             Some(behind) => reader.seek(behind),
                             None => break,
                         }

@@ -229,17 +229,20 @@ impl Log {
             let segments = self.segments.load_full();
             let below = segments.iter().skip(1).take_while(|next| next.base_offset() <= log_start).count();
             let (gone, kept) = segments.split_at(below);
-            if gone.is_empty() {
-                return Ok(Expired { log_start, ..Expired::default() });
-            }
             let is_gone = |segment: &Arc<Segment>| gone.iter().any(|gone| Arc::ptr_eq(gone, segment));
             writer.unsynced.retain(|(segment, _)| !is_gone(segment));
             writer.unindexed.retain(|segment| !is_gone(segment));
-            self.segments.store(Arc::new(kept.to_vec()));
+            if !gone.is_empty() {
+                self.segments.store(Arc::new(kept.to_vec()));
+            }
             gone.to_vec()
         };
         let bytes = gone.iter().map(|segment| segment.size()).sum();
+        // If there are none as well: what failed before is not known to be on disk.
         self.retire_deleted(&gone)?;
+        if gone.is_empty() {
+            return Ok(Expired { log_start, ..Expired::default() });
+        }
         self.tidy_snapshots()?;
         self.counters.expired(gone.len() as u64, bytes);
         observe::expired(&self.id, log_start, gone.len() as u64, bytes);

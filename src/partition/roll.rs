@@ -212,9 +212,11 @@ impl Log {
     /// How far the log is known to be safe; nothing of a log that is deleted.
     pub(super) fn checkpoint(&self) -> Option<PartitionCheckpoint> {
         let log_start = self.log_start.load(Ordering::Acquire);
-        let high_watermark = self.held_watermark().map(|held| held.max(log_start));
         let marks = *self.marks.lock();
         let Mark { durable, producers } = marks.recoverable();
+        // Not beyond the recovery point, below which no opening finds the log to end: one that was lowered to an
+        // earlier end, and not written down, would come back as the log grows again.
+        let high_watermark = self.held_watermark().map(|held| held.min(durable.offset).max(log_start));
         (!marks.deleted).then_some(PartitionCheckpoint {
             log_start: Some(log_start),
             recovery_point: durable.offset,

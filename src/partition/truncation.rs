@@ -326,7 +326,10 @@ impl Log {
             self.epochs.lock().truncate_from_end(offset);
             writer.noted_epoch = None;
             self.rebuild_producers(writer, offset)?;
-            self.write_epochs()
+            self.write_epochs()?;
+            // Where the log is and where it was are both written down; the latter is only a lower bound. But where it
+            // starts must be there before anything is appended below where it started.
+            self.surroundings.checkpoint()
         });
         if let Err(error) = done {
             writer.poison(&self.id, TRUNCATION, &error);
@@ -337,8 +340,7 @@ impl Log {
         observe::truncated(&self.id, offset);
         let durable = self.marks.lock().now.durable.offset.min(offset);
         self.commit.begin_life(writer.life, durable);
-        // Where the log is and where it was are both written down; the latter is only a lower bound.
-        self.surroundings.checkpoint()
+        Ok(())
     }
 
     /// What is known of producers at `end`, from the newest snapshot and the log behind it.
@@ -383,6 +385,10 @@ fn find_batch(segment: &Arc<Segment>, offset: u64, size: u64, log_start: u64) ->
     let mut end = None;
     loop {
         let position = reader.position();
+        if end == Some(offset) {
+            // Whatever lies behind goes, also if nobody can read it.
+            return Ok((position, offset));
+        }
         match reader.next_header(size) {
             Ok(Some(header)) if header.last_offset < offset => end = Some(header.next_offset()),
             Ok(_) if position == 0 => return Ok((0, base)),

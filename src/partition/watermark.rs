@@ -43,7 +43,8 @@ impl Partition {
 
     /// Moves the high watermark up to `offset`, or to the log end if that is lower: for a replicator that knows how
     /// many others have the data. It should be where a batch ends: readers get batches whole. Never goes back, but
-    /// by truncation and by a crash, after which it is where it was last written down. Returns where it is now.
+    /// by truncation and by a crash, after which it is where it was last written down: at most as far as the log was
+    /// on disk then. Returns where it is now.
     ///
     /// # Errors
     /// [`Error::PolicyViolation`] if the topic is not `annals.replicated`: then it follows the log end.

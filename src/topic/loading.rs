@@ -115,8 +115,11 @@ impl Shared {
             Err(error) if error.kind() == io::ErrorKind::NotFound => false,
             Err(error) => return Err(failed("look at")(error)),
         };
-        if clean && !self.options.read_only {
-            retry(|| self.fs.remove_file(name)).map_err(failed("remove"))?;
+        if !self.options.read_only {
+            if clean {
+                retry(|| self.fs.remove_file(name)).map_err(failed("remove"))?;
+            }
+            // Also makes sure of checkpoints that a failure left in doubt, before anything is done that they allow.
             sync_dir(&*self.fs, Path::new(""))?;
         }
         Ok(clean)

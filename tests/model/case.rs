@@ -768,7 +768,9 @@ impl Case {
         if before != Before::Reopened {
             let last = fetch_all(&log)?.pop();
             let records = last.as_ref().map(records_of).transpose()?.unwrap_or_default();
-            let mut arrived = self.model.in_flight.iter().filter(|batch| batch.next() == end);
+            // Markers have no records by which to tell them apart.
+            let same = |batch: &Batch| last.as_ref().is_none_or(|found| check_header(found, batch).is_ok());
+            let mut arrived = self.model.in_flight.iter().filter(|batch| batch.next() == end && same(batch));
             if let Some(batch) = arrived.find(|batch| batch.records == records).cloned() {
                 self.push(batch)?;
             }

@@ -573,3 +573,174 @@ fn what_is_forgotten_of_a_producer_stays_so_in_a_compacted_log() {
         ],
     );
 }
+
+/// What a truncation had lowered the high watermark to could not be written on a full disk, and what came next counted
+/// as replicated once the store was opened again.
+#[test]
+fn a_high_watermark_that_was_lowered_does_not_come_back() {
+    let setup =
+        Setup { replicated: true, segment_bytes: 400, retention_bytes: None, ..Setup::of(Level::Synced) };
+    replay(
+        setup,
+        &[
+            produce(&[0]),
+            append(&[0, 0, 0, 0]),
+            append(&[0, 0]),
+            produce(&[0, 0]),
+            Step::RaiseHighWatermark { part: 149 },
+            append(&[0]),
+            Step::TruncateTo { part: 102 },
+            append(&[0]),
+            end(),
+            Step::TruncateTo { part: 153 },
+            Step::FillDisk { spare: 0 },
+            Step::CloseAndOpen,
+            append(&[0]),
+            Step::CloseAndOpen,
+        ],
+    );
+}
+
+/// Deleting records again was said to be done, though the renaming of files that it had failed on was not on disk.
+#[test]
+fn a_deletion_that_failed_is_done_before_another_is_said_to_be() {
+    let setup =
+        Setup { replicated: true, segment_bytes: 666, retention_bytes: None, ..Setup::of(Level::Interval) };
+    replay(
+        setup,
+        &[
+            append(&[0, 0]),
+            produce(&[0, 0]),
+            produce(&[0, 0, 0, 0]),
+            append(&[0, 0, 0, 0]),
+            append(&[0, 0, 70, -70]),
+            Step::RaiseHighWatermark { part: 170 },
+            Step::FailSync { nth: 1 },
+            Step::FillDisk { spare: 0 },
+            Step::DeleteRecords { part: 227 },
+            Step::DeleteRecords { part: 0 },
+            Step::CutPower { seed: 2 },
+        ],
+    );
+}
+
+/// Segments went by a log start whose checkpoint was not on disk for sure; then a power cut brought the old one back.
+#[test]
+fn a_checkpoint_in_doubt_is_on_disk_before_it_is_followed() {
+    let setup = Setup { segment_bytes: 844, retention_bytes: None, ..Setup::of(Level::Synced) };
+    replay(
+        setup,
+        &[
+            append(&[0]),
+            append(&[0]),
+            Step::Roll,
+            append(&[0]),
+            append(&[0]),
+            append(&[0]),
+            append(&[0]),
+            produce(&[0]),
+            Step::FillDisk { spare: 353 },
+            Step::FailSync { nth: 2 },
+            Step::DeleteRecords { part: 64 },
+            append(&[0]),
+            Step::CloseAndOpen,
+            Step::CutPower { seed: 15 },
+        ],
+    );
+}
+
+/// What a power cut had destroyed below the log start kept the name of its file from telling where the log starts.
+#[test]
+fn names_tell_the_log_start_also_of_what_is_destroyed_below_it() {
+    let setup = Setup { segment_bytes: 400, retention_bytes: None, ..Setup::of(Level::Process) };
+    replay(
+        setup,
+        &[
+            append(&[0]),
+            append(&[0]),
+            Step::DeleteRecords { part: 170 },
+            append(&[0, 0, 0]),
+            Step::CutPower { seed: 12 },
+            produce(&[0, 0, 0]),
+            Step::FillDisk { spare: 446 },
+            append(&[0, 0]),
+            Step::DeleteRecords { part: 102 },
+            Step::CloseAndOpen,
+        ],
+    );
+}
+
+/// A full disk let a log be begun anew only halfway; what was empty below its start was missed.
+#[test]
+fn a_log_begun_anew_halfway_is_not_damaged_below_its_start() {
+    let setup = Setup { segment_bytes: 400, retention_bytes: None, ..Setup::of(Level::Interval) };
+    replay(
+        setup,
+        &[
+            Step::Produce {
+                producer: 1,
+                numbered: Numbered::Next,
+                transactional: false,
+                records: records(&[0]),
+            },
+            produce(&[0]),
+            Step::Roll,
+            append(&[0]),
+            Step::Flush,
+            Step::FillDisk { spare: 1 },
+            Step::DeleteRecords { part: 192 },
+            Step::TruncateFully { part: 45, start: None },
+            Step::Kill,
+        ],
+    );
+}
+
+/// A checkpoint whose writing had failed was followed, and a power cut brought back the one before.
+#[test]
+fn a_truncation_that_never_began_leaves_the_high_watermark() {
+    let setup =
+        Setup { replicated: true, segment_bytes: 690, retention_bytes: None, ..Setup::of(Level::Process) };
+    replay(
+        setup,
+        &[
+            produce(&[0]),
+            append(&[0]),
+            Step::RaiseHighWatermark { part: 128 },
+            Step::CloseAndOpen,
+            Step::FillDisk { spare: 483 },
+            Step::FailSync { nth: 2 },
+            produce(&[0]),
+            Step::TruncateTo { part: 0 },
+            Step::CloseAndOpen,
+            Step::CutPower { seed: 2 },
+        ],
+    );
+}
+
+/// A batch of which a power cut had left all but its offset was taken for the first, and its leader for that of all.
+#[test]
+fn epochs_are_not_taken_from_what_a_power_cut_left() {
+    let setup = Setup { segment_bytes: 650, retention_bytes: None, ..Setup::of(Level::Process) };
+    let with_key = |key, tombstone, age| Draft { key, tombstone, age };
+    replay(
+        setup,
+        &[
+            end(),
+            Step::Produce {
+                producer: 0,
+                numbered: Numbered::Next,
+                transactional: false,
+                records: vec![with_key(Some(0), false, 0), with_key(None, false, 0)],
+            },
+            Step::CloseAndOpen,
+            append(&[0, -70]),
+            Step::Lead { up: 2 },
+            Step::Append {
+                records: vec![with_key(Some(0), true, 0), with_key(None, false, 70)],
+                synced: false,
+            },
+            end(),
+            Step::CutPower { seed: 19 },
+        ],
+    );
+}
