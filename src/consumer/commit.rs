@@ -66,7 +66,8 @@ impl Consumer {
     /// As [`commit`](Self::commit), with the positions of now, but by the next poll or commit, or on close; then
     /// `callback` is called on that thread. Those that wait together are one commit: they cost one append, and succeed
     /// or fail together. Commits are made in the order in which they were asked for, so that an older position never
-    /// takes the place of a newer one. A callback that panics is [counted](super::ConsumerStats::panics), and nothing else.
+    /// takes the place of a newer one. A callback that panics is [counted](super::ConsumerStats::panics), and nothing
+    /// else.
     ///
     /// # Errors
     /// [`Error::InvalidState`] as [`commit`](Self::commit); the callback is told of others.

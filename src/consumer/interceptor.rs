@@ -13,8 +13,9 @@ use crate::observe;
 ///
 /// # Contract
 /// Both are called on the thread that polls or commits, one at a time for each consumer, and hold it up for as long as
-/// they take. What [`on_consume`](Self::on_consume) takes out counts as consumed all the same. One that panics is passed
-/// over, and [counted](super::ConsumerStats::panics): the records go on as they were before.
+/// they take. What [`on_consume`](Self::on_consume) takes out counts as consumed all the same.
+///
+/// One that panics is passed over, and [counted](super::ConsumerStats::panics): the records go on as they were before.
 pub trait ConsumerInterceptor: fmt::Debug + Send + Sync {
     /// What the caller of poll gets instead of these records; never called for none.
     fn on_consume(&self, records: ConsumerRecords) -> ConsumerRecords {
