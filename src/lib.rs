@@ -64,6 +64,7 @@ pub mod transaction;
 mod types;
 mod wake;
 
+// A public module is the home of its names. The root repeats those of them that most programs need.
 pub use consumer::{Consumer, ConsumerConfig, ConsumerRecord, ConsumerRecords};
 pub use error::{Error, ErrorClass, FormatError, Result};
 pub use format::{Record, RecordBatch, StoredRecord};
@@ -84,6 +85,5 @@ pub use topic::{
     RoundRobinPartitioner, Store, StoreOptions, StoreReport, StoreStats, Topic, TopicConfig, murmur2,
     partition_for_key,
 };
-pub use transaction::{ProducerIdAndEpoch, TransactionCoordinator};
 pub use types::{OFFSET_MAX, TOPIC_NAME_BYTES_MAX, TopicName, TopicPartition, Uuid};
 pub use wake::{Replier, Reply, WakeupHandle};

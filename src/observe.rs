@@ -3,6 +3,8 @@
 //!
 //! Nothing here is called per record: events are rare, figures are handed over by a pass of maintenance.
 
+use std::any::Any;
+
 use crate::types::TopicPartition;
 
 /// Whether anybody can listen to figures; if not, they need not be gathered.
@@ -69,6 +71,16 @@ events! {
     /// A pass of maintenance did less than it could, for a reason.
     warn maintenance_warned(warning: &str)
         [warning] "maintenance warns";
+
+    /// Something that a user has a consumer call panicked; the consumer goes on without it.
+    error callback_panicked(callback: &str, cause: &str)
+        [callback, cause] "callback panicked";
+}
+
+/// What a panic said.
+pub(crate) fn text_of(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("for no stated reason")
 }
 
 /// Sets a figure of the store.

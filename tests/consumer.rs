@@ -10,6 +10,8 @@
 
 #[path = "common/consumers.rs"]
 mod consumers;
+#[path = "common/hooked.rs"]
+mod hooked;
 #[path = "common/logs.rs"]
 mod logs;
 
@@ -87,9 +89,9 @@ fn without_a_reset_somebody_has_to_say_where_to_begin() {
     assert!(matches!(&error, Error::NoOffset { partition } if partition == "t-0"), "{error}");
     // Once, and the others go on.
     assert_eq!(poll(&mut consumer), ["u-0:0=x"]);
-    assert_eq!(consumer.stopped(), [id("t", 0)]);
+    assert_eq!(consumer.stopped(), BTreeSet::from([id("t", 0)]));
     consumer.seek(&id("t", 0), 1).unwrap();
-    assert_eq!((poll(&mut consumer), consumer.stopped()), (vec!["t-0:1=b".into()], vec![]));
+    assert_eq!((poll(&mut consumer), consumer.stopped()), (vec!["t-0:1=b".into()], BTreeSet::new()));
 }
 
 #[test]
@@ -181,7 +183,7 @@ fn what_it_does_not_have_cannot_be_moved() {
         assert!(matches!(error, Error::InvalidState { .. }), "{error}");
         assert!(error.to_string().contains("t-1 is not assigned"), "{error}");
     }
-    assert_eq!(consumer.paused(), []);
+    assert_eq!(consumer.paused(), BTreeSet::new());
     assert_eq!(poll(&mut consumer), ["t-0:0=a"]);
 }
 
@@ -222,7 +224,7 @@ fn what_is_paused_is_not_returned() {
     assert_eq!(poll(&mut consumer), ["t-0:0=a"]);
     consumer.pause([&t0]).unwrap();
     consumer.pause([&t0]).unwrap();
-    assert_eq!(consumer.paused(), std::slice::from_ref(&t0));
+    assert_eq!(consumer.paused(), BTreeSet::from([t0.clone()]));
     assert_eq!(drain(&mut consumer), ["t-1:0=x", "t-1:1=y"]);
     assert_eq!(consumer.position(&t0).unwrap(), 1);
     // Nor does it wake anybody.
@@ -618,7 +620,7 @@ fn damage_stops_its_partition_alone_and_can_be_passed() {
             }
             other => panic!("{other:?}"),
         }
-        assert_eq!((consumer.stopped(), consumer.position(&t0).unwrap()), (vec![t0.clone()], 1));
+        assert_eq!((consumer.stopped(), consumer.position(&t0).unwrap()), (BTreeSet::from([t0.clone()]), 1));
         append(&other, &["y"]);
         assert!(poll(&mut consumer).last().unwrap().ends_with("=y"), "once, and the others go on");
         if way == 0 {
@@ -629,10 +631,84 @@ fn damage_stops_its_partition_alone_and_can_be_passed() {
             assert!(matches!(consumer.poll(LONG), Err(Error::Corruption { .. })), "it is still there");
             consumer.seek(&t0, 2).unwrap();
         }
-        assert_eq!(consumer.stopped(), []);
+        assert_eq!(consumer.stopped(), BTreeSet::new());
         assert_eq!(poll(&mut consumer), ["t-0:2=c"]);
         assert_eq!(consumer.skip_damage(&t0).unwrap(), None);
     }
+}
+
+#[test]
+fn damage_can_be_passed_after_a_pause() {
+    let machine = Machine::new();
+    let (store, log) = machine.start(TopicConfig::new());
+    append(&log, &["lost"]);
+    append(&log, &["b"]);
+    assert!(machine.disk.flip(logs::file(0, "log"), 65, 1));
+    let mut consumer = of_t(&store, earliest());
+    assert!(matches!(consumer.poll(LONG), Err(Error::Corruption { offset: 0, .. })));
+    consumer.pause([&id("t", 0)]).unwrap();
+    assert_eq!(consumer.skip_damage(&id("t", 0)).unwrap(), Some(1));
+    assert_eq!(poll(&mut consumer), [""; 0]);
+    consumer.resume([&id("t", 0)]).unwrap();
+    assert_eq!(poll(&mut consumer), ["t-0:1=b"]);
+}
+
+/// Segments of one record each, and retention that comes in between at every read of a file.
+#[test]
+fn retention_in_the_middle_of_a_read_passes_over_nothing_that_is_still_there() {
+    use annals::fs::Call;
+    use std::sync::atomic::{AtomicI64, Ordering};
+    const COUNT: u64 = 5;
+    let (mut raced, mut cut) = (0, 0);
+    for (at, before) in (0..12).flat_map(|at| (1..=COUNT).map(move |before| (at, before))) {
+        for reset in [OffsetReset::Earliest, OffsetReset::Latest] {
+            let machine = Machine::new();
+            let reads = Arc::new(AtomicI64::new(i64::MAX));
+            let log_of_hook: Arc<std::sync::OnceLock<Partition>> = Arc::default();
+            let (left, log) = (Arc::clone(&reads), Arc::clone(&log_of_hook));
+            let disk = hooked::Hooked::new(machine.disk.clone(), move |call, name| {
+                let of_log = call == Call::Read && name.extension().is_some_and(|it| it == "log");
+                if of_log && left.fetch_sub(1, Ordering::SeqCst) == 0 {
+                    // By another thread: the reader holds the indexes of the segment that it looks for.
+                    let log = log.get().unwrap().clone();
+                    let deleting = log.clone();
+                    std::thread::spawn(move || deleting.delete_records(before).unwrap());
+                    while log.log_start() < before {
+                        std::thread::yield_now();
+                    }
+                }
+            });
+            let store = machine.options().open_in(disk).unwrap();
+            let log = store.create_topic("t", TopicConfig::new()).unwrap().partition(0).unwrap();
+            log_of_hook.set(log.clone()).unwrap();
+            for _ in 0..COUNT {
+                append(&log, &["x"]);
+                log.roll().unwrap();
+            }
+            let mut consumer = of_t(&store, ConsumerConfig::new().offset_reset(reset));
+            consumer.seek(&id("t", 0), 0).unwrap();
+            reads.store(at, Ordering::SeqCst);
+            let mut offsets = Vec::new();
+            loop {
+                let records = consumer.poll(Duration::ZERO).unwrap();
+                if records.is_empty() {
+                    break;
+                }
+                offsets.extend(records.into_iter().map(|record| record.offset()));
+            }
+            let what = format!("{offsets:?} below {before} at read {at}, {reset:?}");
+            if log.log_start() == 0 {
+                continue;
+            }
+            raced += 1;
+            let first = (0..COUNT).find(|&offset| !offsets.contains(&offset)).unwrap_or(COUNT);
+            cut += u64::from(first < COUNT);
+            let next = if first == COUNT || reset == OffsetReset::Latest { COUNT } else { before };
+            assert!(first == COUNT || first < before, "it was still there: {what}");
+            assert_eq!(offsets, (0..first).chain(next..COUNT).collect::<Vec<_>>(), "{what}");
+        }
+    }
+    assert!(raced > 0 && cut > 0, "or else this proves nothing: {raced}, {cut}");
 }
 
 #[test]
@@ -647,7 +723,7 @@ fn a_failing_read_is_an_error_and_loses_nothing() {
         assert!(matches!(consumer.poll(LONG), Err(Error::Io { .. })));
     }
     machine.disk.heal();
-    assert_eq!(consumer.stopped(), []);
+    assert_eq!(consumer.stopped(), BTreeSet::new());
     assert_eq!(poll(&mut consumer).len(), 2, "it works again");
 }
 

@@ -18,7 +18,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use annals::consumer::{Consumer, ConsumerConfig, ConsumerInterceptor, OffsetReset, Offsets};
+use annals::consumer::{
+    Consumer, ConsumerConfig, ConsumerInterceptor, DeliveryGuarantee, OffsetReset, Offsets,
+};
 use annals::format::EndTransactionMarker;
 use annals::group::{
     Assigned, GroupConfig, GroupCoordinator, GroupDescription, GroupListing, GroupMetadata, JoinRequest,
@@ -393,4 +395,39 @@ fn a_commit_that_fails_is_told_and_tried_again() {
     failing.failures.store(1, Ordering::SeqCst);
     assert!(matches!(consumer.close(), Err(Error::Poisoned { .. })));
     assert_eq!(store.groups().unwrap().describe("g").unwrap().members, [], "it has left nevertheless");
+}
+
+#[test]
+fn passing_damage_takes_nothing_with_it_that_was_read_and_not_handed_out() {
+    for paused in [false, true] {
+        let (machine, store, log) = start();
+        append(&log, &["a", "b"]);
+        let damaged = log.size();
+        append(&log, &["lost"]);
+        append(&log, &["d"]);
+        assert!(machine.disk.flip(logs::file(0, "log"), damaged + 65, 1));
+        let failing = Arc::new(Failing { groups: store.groups().unwrap(), failures: AtomicU32::new(1) });
+        let config = ConsumerConfig::new().group("g").offset_reset(OffsetReset::Earliest);
+        let config = config.delivery(DeliveryGuarantee::AtMostOnce).coordinator(Arc::clone(&failing) as _);
+        let mut consumer = member(&store, config);
+        let t0 = id("t", 0);
+        // What is in front of the damage is read, but cannot be committed, so it is not handed out.
+        assert!(matches!(consumer.poll(LONG), Err(Error::Poisoned { .. })));
+        assert!(matches!(consumer.poll(LONG), Err(Error::Corruption { offset: 2, .. })));
+        assert_eq!(consumer.skip_damage(&t0).unwrap(), Some(3));
+        assert_eq!(consumer.position(&t0).unwrap(), 0);
+        assert_eq!(consumer.positions_to_commit()[&t0].offset, 0);
+        if paused {
+            // What was read is read again, and so is the damage.
+            consumer.pause([&t0]).unwrap();
+            consumer.resume([&t0]).unwrap();
+            assert_eq!(poll(&mut consumer), ["t-0:0=a", "t-0:1=b"]);
+            assert!(matches!(consumer.poll(LONG), Err(Error::Corruption { offset: 2, .. })));
+            assert_eq!(consumer.skip_damage(&t0).unwrap(), Some(3));
+            assert_eq!(poll(&mut consumer), ["t-0:3=d"]);
+        } else {
+            assert_eq!(poll(&mut consumer), ["t-0:0=a", "t-0:1=b", "t-0:3=d"]);
+        }
+        assert_eq!((consumer.position(&t0).unwrap(), committed(&store)), (4, Some(4)));
+    }
 }

@@ -21,6 +21,7 @@ mod events {
     use std::sync::{Arc, Mutex};
     use std::time::Duration;
 
+    use annals::consumer::{ConsumerConfig, ConsumerInterceptor, ConsumerRecords};
     use annals::fs::{Call, Fault, When};
     use annals::{Record, TopicConfig};
     use tracing::field::{Field, Visit};
@@ -65,6 +66,15 @@ mod events {
         fn exit(&self, _: &Id) {}
     }
 
+    #[derive(Debug)]
+    struct Broken;
+
+    impl ConsumerInterceptor for Broken {
+        fn on_consume(&self, _: ConsumerRecords) -> ConsumerRecords {
+            panic!("out of order")
+        }
+    }
+
     // The only test with events: a listener is for the whole process.
     #[test]
     fn what_happens_is_told() {
@@ -102,6 +112,14 @@ mod events {
         log.reopen().unwrap();
         machine.clock.advance(Duration::from_secs(60));
         store.maintain().unwrap();
+        let config = ConsumerConfig::new().interceptor(Arc::new(Broken));
+        let mut consumer = store.consumer(config).unwrap();
+        consumer.assign([log.id().clone()]).unwrap();
+        consumer.seek_to_beginning([log.id()]).unwrap();
+        assert_eq!(consumer.poll(Duration::ZERO).unwrap().len(), 1);
+        heard(
+            "ERROR message=callback panicked callback=\"on_consume of an interceptor\" cause=\"out of order\"",
+        );
         drop((store, log));
         assert!(machine.disk.remove(file(2, "log")));
         assert!(machine.disk.remove(".kafka_cleanshutdown"));

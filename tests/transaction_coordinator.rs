@@ -24,11 +24,8 @@ use annals::format::transaction_records::{
 };
 use annals::fs::{Call, Fault, SimulatedDisk, When};
 use annals::group::{GroupCoordinator, GroupMetadata, OffsetAndMetadata, OffsetCommit};
-use annals::transaction::TransactionConfig;
-use annals::{
-    AppendOptions, Error, Isolation, Partition, ProducerIdAndEpoch, Record, Store, TopicConfig,
-    TopicPartition, TransactionCoordinator,
-};
+use annals::transaction::{ProducerIdAndEpoch, TransactionConfig, TransactionCoordinator};
+use annals::{AppendOptions, Error, Isolation, Partition, Record, Store, TopicConfig, TopicPartition};
 use coordinated::{MINUTE, Offsets, committed, coordinator, try_write, write};
 use logs::{Machine, NOW};
 

@@ -20,10 +20,8 @@ use std::time::Duration;
 use annals::format::transaction_records::{TransactionState as State, TransactionValue, decode_key};
 use annals::fs::{Call, Crash, Fault, When};
 use annals::group::{GroupConfig, GroupMetadata, OffsetAndMetadata, OffsetCommit};
-use annals::{
-    Durability, Error, Isolation, Partition, ProducerIdAndEpoch, Result, Store, TopicConfig,
-    TransactionCoordinator,
-};
+use annals::transaction::{ProducerIdAndEpoch, TransactionCoordinator};
+use annals::{Durability, Error, Isolation, Partition, Result, Store, TopicConfig};
 use coordinated::{MINUTE, committed, coordinator, write};
 use logs::Machine;
 

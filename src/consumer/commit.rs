@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use super::Consumer;
@@ -67,7 +66,8 @@ impl Consumer {
     /// As [`commit`](Self::commit), with the positions of now, but by the next poll or commit, or on close; then
     /// `callback` is called on that thread. Those that wait together are one commit: they cost one append, and succeed
     /// or fail together. Commits are made in the order in which they were asked for, so that an older position never
-    /// takes the place of a newer one.
+    /// takes the place of a newer one. A callback that panics is [counted](super::ConsumerStats::panics), and nothing
+    /// else.
     ///
     /// # Errors
     /// [`Error::InvalidState`] as [`commit`](Self::commit); the callback is told of others.
@@ -151,16 +151,9 @@ impl Consumer {
         let each = waiting.iter().flat_map(|(offsets, _)| offsets);
         let last = each.map(|(partition, position)| (partition.clone(), position.clone())).collect();
         let committed = self.commit_now(&last);
-        let mut panicked = None;
         for (offsets, callback) in waiting {
-            let tell = AssertUnwindSafe(|| callback(&offsets, committed.as_ref().map(|&()| ())));
-            // The others are told nevertheless.
-            if let Err(panic) = catch_unwind(tell) {
-                panicked = Some(panic);
-            }
-        }
-        if let Some(panic) = panicked {
-            resume_unwind(panic);
+            let told = committed.as_ref().map(|&()| ());
+            let _ = self.call_out("a commit callback", |_| callback(&offsets, told));
         }
     }
 
@@ -205,7 +198,9 @@ impl Consumer {
         for (partition, position) in offsets {
             self.slots.note_committed(partition, position.offset);
         }
-        self.config.interceptors.iter().for_each(|interceptor| interceptor.on_commit(offsets));
+        for interceptor in self.config.interceptors.clone() {
+            let _ = self.call_out("on_commit of an interceptor", |_| interceptor.on_commit(offsets));
+        }
         Ok(())
     }
 
@@ -258,7 +253,8 @@ impl Consumer {
     fn commit_own(&mut self, now: Duration, all: bool) -> Result<()> {
         self.next_commit(now);
         if self.committer().is_err() {
-            // In no generation: there is nothing of its own to commit.
+            // In no generation: there is nothing of its own to commit, however often it looks.
+            self.commits.moved = false;
             return Ok(());
         }
         let offsets = self.positions(|slot, position| all || slot.committed != Some(position));
@@ -291,8 +287,7 @@ impl Consumer {
         if self.mode != CommitMode::Before {
             return Ok(true);
         }
-        let behind = |(id, next): (&TopicPartition, u64)| Some(self.slots.get(id)?.to_commit(next));
-        let offsets: Offsets = self.slots.pending().filter_map(behind).collect();
+        let offsets: Offsets = self.slots.pending().map(|(slot, next)| slot.to_commit(next)).collect();
         match self.commit_now(&offsets) {
             Ok(()) => Ok(true),
             Err(error) if self.joins_over(&error) => Ok(false),

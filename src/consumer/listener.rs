@@ -1,12 +1,11 @@
 //! The seam [`RebalanceListener`]: who is told which partitions a consumer gets and gives up.
 
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use super::Consumer;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::types::TopicPartition;
 
 /// Is told which partitions a subscribed consumer gets and gives up, as it happens.
@@ -22,7 +21,8 @@ use crate::types::TopicPartition;
 /// - In an eager rebalance everything is revoked before the consumer joins, and everything it gets then is assigned.
 ///   In a cooperative one, what another member is to get is revoked once it is known, then what is new is assigned
 ///   (perhaps nothing).
-/// - An error does not stop the rebalance; it is the error of a poll soon after.
+/// - An error does not stop the rebalance; it is the error of a poll soon after. So is a panic, as
+///   [`Error::InvalidState`].
 ///
 /// ```
 /// use annals::consumer::{Consumer, RebalanceListener};
@@ -84,17 +84,18 @@ impl Consumer {
         let Some(listener) = self.listener.clone() else { return };
         let before = std::mem::replace(&mut self.in_listener, true);
         let mut listener = listener.lock();
-        let told = catch_unwind(AssertUnwindSafe(|| match what {
-            Told::Assigned => listener.on_partitions_assigned(self, partitions),
-            Told::Revoked => listener.on_partitions_revoked(self, partitions),
-            Told::Lost => listener.on_partitions_lost(self, partitions),
-        }));
+        let told = self.call_out("a rebalance listener", |consumer| match what {
+            Told::Assigned => listener.on_partitions_assigned(consumer, partitions),
+            Told::Revoked => listener.on_partitions_revoked(consumer, partitions),
+            Told::Lost => listener.on_partitions_lost(consumer, partitions),
+        });
         self.in_listener = before;
-        match told {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => self.slots.failed.push_back(error),
-            // The caller's, who may go on with the consumer.
-            Err(panic) => resume_unwind(panic),
+        let panicked = |said| {
+            let (action, reason) = ("tell the rebalance listener", format!("it panicked: {said}"));
+            Err(Error::InvalidState { action, reason })
+        };
+        if let Err(error) = told.unwrap_or_else(panicked) {
+            self.slots.failed.push_back(error);
         }
     }
 }

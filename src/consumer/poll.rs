@@ -133,13 +133,10 @@ impl Consumer {
 
     /// What was read is the caller's now.
     fn hand_out(&mut self) -> ConsumerRecords {
-        let (mut records, bytes) = self.slots.take();
+        let (records, bytes) = self.slots.take();
         self.commits.moved = true;
         self.counters.records += records.len() as u64;
         self.counters.bytes += bytes;
-        for interceptor in &self.config.interceptors {
-            records = interceptor.on_consume(records);
-        }
-        records
+        self.intercept(records)
     }
 }

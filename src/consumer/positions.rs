@@ -1,6 +1,6 @@
 //! Where a consumer is, moving about, and what partitions hold.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -148,13 +148,13 @@ impl Consumer {
     }
 
     /// The partitions that are paused.
-    pub fn paused(&self) -> Vec<TopicPartition> {
+    pub fn paused(&self) -> BTreeSet<TopicPartition> {
         let paused = self.slots.iter().filter(|slot| slot.paused);
         paused.map(|slot| (*slot.id).clone()).collect()
     }
 
     /// The partitions that have told why they cannot go on, and wait for a [`seek`](Self::seek).
-    pub fn stopped(&self) -> Vec<TopicPartition> {
+    pub fn stopped(&self) -> BTreeSet<TopicPartition> {
         let stopped = self.slots.iter().filter(|slot| slot.stopped);
         stopped.map(|slot| (*slot.id).clone()).collect()
     }

@@ -209,6 +209,8 @@ impl Consumer {
             return;
         }
         self.tell(told, partitions);
+        // What the listener asked for is about these, and later they may be another's.
+        self.commit_waiting();
         let going: BTreeSet<&TopicPartition> = partitions.iter().collect();
         let kept: Vec<TopicPartition> =
             self.slots.names().filter(|held| !going.contains(held)).cloned().collect();

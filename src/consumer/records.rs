@@ -132,7 +132,7 @@ impl ConsumerRecords {
         self.by_partition().map(|(partition, _)| partition)
     }
 
-    /// Those of one partition.
+    /// Those of one partition. It is looked for among all: to go through them, [`by_partition`](Self::by_partition).
     pub fn records(&self, partition: &TopicPartition) -> &[StoredRecord] {
         self.part(partition).map_or(&[], |part| &part.records)
     }

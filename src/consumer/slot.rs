@@ -10,6 +10,7 @@ use crate::topic::StoreHandle;
 use crate::types::{TopicPartition, Uuid};
 
 use super::config::OffsetReset;
+use super::records::Part;
 
 /// Room is made in advance for so many records of a read at most.
 const EXPECTED_MAX: u64 = 1000;
@@ -28,6 +29,8 @@ pub(super) struct Slot {
     pub(super) stopped: bool,
     /// Whether it stands in the queue of those to be read.
     pub(super) queued: bool,
+    /// What was read and not handed out yet; the position is still in front of it.
+    pub(super) pending: Option<Part>,
     /// Kept from one poll to the next, so that reading on looks nothing up.
     records: Option<Records>,
     listening: Option<Listening>,
@@ -93,6 +96,7 @@ impl Slot {
             paused: false,
             stopped: false,
             queued: false,
+            pending: None,
             records: None,
             listening: None,
             waker,
@@ -118,15 +122,27 @@ impl Slot {
         self.rewind();
     }
 
-    /// Reads again from its position what was read but not handed out.
-    pub(super) fn rewind(&mut self) {
+    fn rewind(&mut self) {
         (self.records, self.listening) = (None, None);
+    }
+
+    /// Takes back what was read and not handed out: it is read again, and what stopped the partition behind it stops
+    /// it again. Nobody is told of the partition before it is read.
+    pub(super) fn take_back(&mut self) -> Option<Part> {
+        self.listening = None;
+        let part = self.pending.take()?;
+        self.rewind();
+        self.stopped = false;
+        Some(part)
     }
 
     /// Behind damage: goes on with the first record that can be read. Returns the offset there.
     pub(super) fn skip_damage(&mut self) -> Option<u64> {
         let offset = self.records.as_mut()?.skip_damage()?;
-        self.place = Place::At(offset);
+        match &mut self.pending {
+            Some(part) => part.next = offset,
+            None => self.place = Place::At(offset),
+        }
         self.stopped = false;
         Some(offset)
     }

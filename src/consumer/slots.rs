@@ -32,7 +32,8 @@ pub(super) struct Slots {
 /// What was read and not handed out yet.
 #[derive(Debug, Default)]
 struct Fetch {
-    parts: Vec<Part>,
+    /// The partitions that it is from, in turn; they hold it. One that took it back may stand here still.
+    order: Vec<Arc<TopicPartition>>,
     records: usize,
     bytes: u64,
     /// Waiting would bring no more.
@@ -105,9 +106,7 @@ impl Slots {
             self.unsettled |= slot.source.is_none() || slot.position().is_none();
             self.by_name.insert(id, slot);
         }
-        for gone in before.keys() {
-            self.fetch.forget(gone);
-        }
+        before.into_values().filter_map(|gone| gone.pending).for_each(|part| self.fetch.forget(part));
         self.queue.retain(|id| self.by_name.contains_key(id));
     }
 
@@ -120,7 +119,9 @@ impl Slots {
 
     /// What was read of it and not handed out is of a topic that is no more.
     pub(super) fn forget_read(&mut self, id: &TopicPartition) {
-        self.fetch.forget(id);
+        if let Some(part) = self.by_name.get_mut(id).and_then(|slot| slot.pending.take()) {
+            self.fetch.forget(part);
+        }
     }
 
     /// That position is committed.
@@ -133,8 +134,9 @@ impl Slots {
     /// The partition, to have its position or state changed: what was read of it in advance is read again.
     pub(super) fn change(&mut self, id: &TopicPartition, change: impl FnOnce(&mut Slot)) -> bool {
         let Some(slot) = self.by_name.get_mut(id) else { return false };
-        self.fetch.forget(id);
-        slot.rewind();
+        if let Some(part) = slot.take_back() {
+            self.fetch.forget(part);
+        }
         change(slot);
         self.unsettled |= slot.position().is_none() && !slot.stopped;
         let id = Arc::clone(&slot.id);
@@ -206,12 +208,12 @@ impl Slots {
         };
         let mut moved = false;
         if let Some(filled) = filled {
-            self.fetch.full |= matches!(end, End::Full | End::Failed(_));
             let next = filled.next;
-            if !self.fetch.add(id, filled) {
+            if !self.fetch.add(slot, filled) {
                 moved = slot.place != Place::At(next);
                 slot.place = Place::At(next);
             }
+            self.fetch.full |= self.fetch.records > 0 && matches!(end, End::Full | End::Failed(_));
         }
         match end {
             End::Full | End::Moved => self.enqueue(id),
@@ -252,21 +254,26 @@ impl Slots {
         Some(started.saturating_add(self.limits.max_wait))
     }
 
-    /// The positions behind what was read and not handed out.
-    pub(super) fn pending(&self) -> impl Iterator<Item = (&TopicPartition, u64)> {
-        self.fetch.parts.iter().map(|part| (&*part.partition, part.next))
+    /// The partitions of which something was read and not handed out, and the positions behind that.
+    pub(super) fn pending(&self) -> impl Iterator<Item = (&Slot, u64)> {
+        let slots = self.fetch.order.iter().filter_map(|id| self.by_name.get(id));
+        slots.filter_map(|slot| Some((slot, slot.pending.as_ref()?.next)))
     }
 
     /// Hands out what was read. Returns it with its size in bytes.
     pub(super) fn take(&mut self) -> (ConsumerRecords, u64) {
         let fetch = std::mem::take(&mut self.fetch);
-        for part in &fetch.parts {
-            if let Some(Slot { place: Place::At(offset), .. }) = self.by_name.get_mut(&part.partition) {
-                // It may have gone on behind damage since.
+        let mut parts = Vec::with_capacity(fetch.order.len());
+        for id in &fetch.order {
+            let Some(slot) = self.by_name.get_mut(id) else { continue };
+            let Some(part) = slot.pending.take() else { continue };
+            if let Place::At(offset) = &mut slot.place {
+                // It may have been reset since.
                 *offset = part.next.max(*offset);
             }
+            parts.push(part);
         }
-        (ConsumerRecords::new(fetch.parts), fetch.bytes)
+        (ConsumerRecords::new(parts), fetch.bytes)
     }
 }
 
@@ -283,31 +290,33 @@ impl Fetch {
     }
 
     /// Adds what was read of a partition. Returns whether there is something of it to be handed out.
-    fn add(&mut self, id: &Arc<TopicPartition>, filled: Filled) -> bool {
-        self.records += filled.records.len();
-        self.bytes += filled.bytes;
-        match self.parts.iter_mut().find(|part| part.partition == *id) {
+    fn add(&mut self, slot: &mut Slot, filled: Filled) -> bool {
+        let Filled { records, bytes, next, .. } = filled;
+        self.records += records.len();
+        self.bytes += bytes;
+        match &mut slot.pending {
             Some(part) => {
-                part.records.extend(filled.records);
-                part.bytes += filled.bytes;
-                part.next = filled.next;
+                part.records.extend(records);
+                part.bytes += bytes;
+                part.next = next;
                 true
             }
-            None if filled.records.is_empty() => false,
-            None => {
-                let Filled { records, bytes, next, .. } = filled;
-                self.parts.push(Part { partition: Arc::clone(id), records, bytes, next });
+            None if records.is_empty() => false,
+            none => {
+                self.order.push(Arc::clone(&slot.id));
+                *none = Some(Part { partition: Arc::clone(&slot.id), records, bytes, next });
                 true
             }
         }
     }
 
-    fn forget(&mut self, id: &TopicPartition) {
-        if let Some(at) = self.parts.iter().position(|part| *part.partition == *id) {
-            let part = self.parts.swap_remove(at);
-            self.records -= part.records.len();
-            self.bytes -= part.bytes;
-            self.full &= !self.parts.is_empty();
+    /// It is not handed out.
+    fn forget(&mut self, part: Part) {
+        self.records -= part.records.len();
+        self.bytes -= part.bytes;
+        if self.records == 0 {
+            self.order.clear();
+            self.full = false;
         }
     }
 }

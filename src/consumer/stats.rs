@@ -18,6 +18,8 @@ pub struct ConsumerStats {
     pub commit_failures: u64,
     /// How often it was assigned partitions by its group.
     pub rebalances: u64,
+    /// Interceptors, listeners and callbacks that panicked.
+    pub panics: u64,
     /// The partitions that it has now.
     pub partitions: usize,
     /// The sum of their [lags](Consumer::lag), where the position is known.
@@ -32,12 +34,13 @@ pub(super) struct Counters {
     pub(super) commits: u64,
     pub(super) commit_failures: u64,
     pub(super) rebalances: u64,
+    pub(super) panics: u64,
 }
 
 impl Consumer {
     /// Figures about it at this moment. Asks no file.
     pub fn stats(&self) -> ConsumerStats {
-        let Counters { polls, records, bytes, commits, commit_failures, rebalances } = self.counters;
+        let Counters { polls, records, bytes, commits, commit_failures, rebalances, panics } = self.counters;
         let mut stats = ConsumerStats {
             polls,
             records,
@@ -45,6 +48,7 @@ impl Consumer {
             commits,
             commit_failures,
             rebalances,
+            panics,
             partitions: 0,
             lag: 0,
         };

@@ -1,6 +1,6 @@
 //! [`ShareConsumer`]: a member of a share group, as an application uses it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -135,7 +135,7 @@ impl ShareConsumer {
     }
 
     /// The topics that it subscribes to.
-    pub fn subscription(&self) -> Vec<TopicName> {
+    pub fn subscription(&self) -> BTreeSet<TopicName> {
         self.topics.iter().map(|topic| topic.name.clone()).collect()
     }
 

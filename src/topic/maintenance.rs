@@ -4,7 +4,6 @@
 //! A pass stops at nothing: what fails is noted, and the rest is done. Decisions ask the store's clock; only the
 //! wait between two passes of the thread is real time.
 
-use std::any::Any;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -286,16 +285,11 @@ fn run(shared: &Weak<Shared>, stop: &Stop, interval: Duration) {
         let Some(shared) = shared.upgrade() else { return };
         // A failure is in the status already, where those who asked for a thread look for it.
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| shared.maintain())) {
-            let said = format!("a pass panicked: {}", text_of(&*panic));
+            let said = format!("a pass panicked: {}", observe::text_of(&*panic));
             observe::maintenance_failed(&said);
             shared.maintenance.note(None, Some(said));
         }
     }
-}
-
-fn text_of(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("for no stated reason")
 }
 
 /// A partition that takes no appends any more is for somebody to look at, as long as that is so.

@@ -15,10 +15,10 @@ use annals::group::{
     Assigned, GroupCoordinator, GroupDescription, GroupListing, GroupMetadata, JoinRequest, Joined,
     OffsetAndMetadata, OffsetCommit, SyncRequest,
 };
-use annals::transaction::TransactionConfig;
+use annals::transaction::{ProducerIdAndEpoch, TransactionConfig, TransactionCoordinator};
 use annals::{
-    AppendOptions, CleanupPolicy, Error, Isolation, Partition, ProducerIdAndEpoch, Record, Reply, Result,
-    Store, Topic, TopicConfig, TopicPartition, TransactionCoordinator,
+    AppendOptions, CleanupPolicy, Error, Isolation, Partition, Record, Reply, Result, Store, Topic,
+    TopicConfig, TopicPartition,
 };
 use std::sync::Mutex;
 
