@@ -16,7 +16,7 @@ mod logs;
 #[path = "common/producers.rs"]
 mod producers;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,8 +25,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use annals::{
-    Acks, CleanupPolicy, Durability, Error, ErrorClass, OutgoingRecord, ProducerConfig, ProducerInterceptor,
-    Record, RecordMetadata, Result, SendOptions, TopicConfig,
+    Acks, CleanupPolicy, Delivery, Durability, Error, ErrorClass, OutgoingRecord, Producer, ProducerConfig,
+    ProducerInterceptor, Record, RecordMetadata, Result, SendOptions, TopicConfig,
 };
 
 use logs::{Machine, NOW, values};
@@ -714,17 +714,30 @@ fn a_topic_that_is_made_again_is_found_again() {
 
 #[test]
 fn a_topic_that_was_deleted_and_made_again_has_the_partitions_that_it_has_now() {
-    let machine = Machine::new();
-    let (store, _log) = machine.start(TopicConfig::new());
-    let producer = store.producer(config()).unwrap();
-    send_to(&producer, 0);
-    producer.flush().unwrap();
-    store.delete_topic("t").unwrap();
-    store.create_topic("t", TopicConfig::new().partitions(3)).unwrap();
-    let delivery = send_to(&producer, 2);
-    producer.flush().unwrap();
-    assert_eq!(delivery.wait().unwrap().offset, 0);
+    let by_name: Way = |producer, number, count| send_to(producer, number % count);
+    let by_key: Way =
+        |producer, number, _| producer.send("t", &Record::new("v").key(&number.to_string())).unwrap();
+    let by_nothing: Way = |producer, _, _| producer.send("t", &Record::new("v")).unwrap();
+    for way in [by_name, by_key, by_nothing] {
+        let machine = Machine::new();
+        let (store, _log) = machine.start(TopicConfig::new());
+        let producer = store.producer(config().batch_size(0)).unwrap();
+        send_to(&producer, 0);
+        producer.flush().unwrap();
+        for count in [3, 1, 2] {
+            store.delete_topic("t").unwrap();
+            assert!(matches!(producer.send("t", &Record::new("v")), Err(Error::UnknownTopic { .. })));
+            store.create_topic("t", TopicConfig::new().partitions(count)).unwrap();
+            let sent: Vec<_> = (0..40).map(|number| way(&producer, number, count)).collect();
+            producer.flush().unwrap();
+            let found = sent.iter().map(|delivery| delivery.wait().unwrap().partition.partition);
+            assert_eq!(found.collect::<BTreeSet<_>>(), (0..count).collect());
+        }
+    }
 }
+
+/// Sends a record, of so many to a topic of so many partitions.
+type Way = fn(&Producer, u32, u32) -> Delivery;
 
 #[test]
 fn a_callback_may_send_in_the_memory_of_what_it_hears_of() {

@@ -193,6 +193,46 @@ fn a_batch_of_unknown_fate_ends_the_epoch() {
 }
 
 #[test]
+fn a_batch_of_unknown_fate_ends_the_epoch_though_it_was_split_since() {
+    let machine = Machine::new();
+    let (store, log) = machine.start(TopicConfig::new());
+    let producer = store.producer(config().linger(ms(50)).delivery_timeout(ms(50))).unwrap();
+    machine.disk.fail(When::next().of(&[Call::Sync]).under("t-0").and_ever_after(), Fault::Error(EIO));
+    let lost = send_all(&producer, &numbers(0, 40));
+    std::thread::scope(|scope| {
+        let flushing = scope.spawn(|| producer.flush().unwrap());
+        until_failed(&producer);
+        store.topic("t").unwrap().configure([("max.message.bytes", Some("300"))]).unwrap();
+        until(&machine, || flushing.is_finished());
+    });
+    assert_eq!(producer.stats().splits, 1);
+    assert!(lost.iter().all(|delivery| matches!(delivery.wait(), Err(Error::Timeout { .. }))));
+    machine.disk.heal();
+    let next = producer.send("t", &Record::new("next")).unwrap();
+    flush(&machine, &producer);
+    assert_eq!(offset(&next), 0);
+    let known = &log.producers()[0];
+    assert_eq!((known.producer_epoch, known.last_sequence), (1, Some(0)));
+}
+
+#[test]
+fn a_topic_made_again_that_failed_since_is_opened_again() {
+    let machine = Machine::new();
+    let (store, _log) = machine.start(TopicConfig::new());
+    let producer = store.producer(config().linger(ms(50)).delivery_timeout(ms(50))).unwrap();
+    send_to(&producer, 0);
+    producer.flush().unwrap();
+    let waiting = send_to(&producer, 0);
+    store.delete_topic("t").unwrap();
+    let log = store.create_topic("t", TopicConfig::new()).unwrap().partition(0).unwrap();
+    machine.disk.fail(When::next().of(&[Call::Sync]).under("t-0"), Fault::Error(EIO));
+    log.append(&Record::new("lost")).unwrap_err();
+    flush(&machine, &producer);
+    assert_eq!(offset(&waiting), 0);
+    assert_eq!(contents(&log), ["v"]);
+}
+
+#[test]
 fn retries_have_a_limit_if_they_are_given_one() {
     for retries in [0, 2] {
         let machine = Machine::new();
@@ -530,6 +570,26 @@ fn a_batch_that_is_not_replicated_in_time_fails_and_stays_in_the_log() {
     let last = producer.send("t", &Record::new("c")).unwrap();
     drop(producer);
     assert!(matches!(last.try_get().unwrap(), Err(Error::NotEnoughReplicas { .. })));
+}
+
+#[test]
+fn a_batch_that_was_truncated_is_not_delivered_by_what_takes_its_place() {
+    let machine = Machine::new();
+    let (store, log) = machine.start(replicated());
+    let producer = store.producer(config().linger(Duration::ZERO)).unwrap();
+    let lost = producer.send("t", &Record::new("lost")).unwrap();
+    while producer.stats().batches == 0 {
+        std::thread::yield_now();
+    }
+    log.truncate_to(0).unwrap();
+    log.append(&Record::new("other")).unwrap();
+    log.set_high_watermark(1).unwrap();
+    let error = lost.wait().unwrap_err();
+    assert!(matches!(error, Error::NotEnoughReplicas { .. }), "{error}");
+    let next = producer.send("t", &Record::new("next")).unwrap();
+    log.wait_for_with(1, annals::Isolation::LogEnd, HOUR).unwrap();
+    log.set_high_watermark(2).unwrap();
+    assert_eq!(offset(&next), 1);
 }
 
 // The end.

@@ -35,7 +35,7 @@ use annals::{
 use coordinated::{MINUTE, Offsets, coordinator};
 use hooked::Hooked;
 use logs::Machine;
-use producers::{EIO, ENOSPC, Gate, HOUR, config, decided, gated, ms, send_to, until};
+use producers::{EIO, ENOSPC, Gate, HOUR, config, decided, gated, gated_at, ms, send_to, until};
 
 const ID: &str = "billing";
 
@@ -704,6 +704,34 @@ fn offsets_of_a_group_of_the_store_count_once_the_transaction_does() {
         ended.unwrap();
         assert_eq!(committed(), after);
     }
+}
+
+#[test]
+fn a_close_waits_for_offsets_that_are_being_sent_and_aborts_them() {
+    let machine = Machine::new();
+    let gate = Arc::new(Gate::default());
+    let store = prepare(gated_at(&machine, &gate, "__transaction_state-"));
+    let offsets = Offsets::new(&store);
+    coordinator(&store).set_groups(Arc::clone(&offsets) as _);
+    let producer = store.producer(transactional()).unwrap();
+    producer.begin_transaction().unwrap();
+    gate.shut();
+    std::thread::scope(|scope| {
+        let sending = scope.spawn(|| send_offset(&producer, 1));
+        gate.wait_for_one();
+        let ends_before = (0..1000).any(|_| {
+            std::thread::yield_now();
+            producer.close(Duration::ZERO).is_ok()
+        });
+        gate.open();
+        sending.join().unwrap().unwrap();
+        producer.close(HOUR).unwrap();
+        assert!(!ends_before);
+    });
+    let described = store.transactions().unwrap().describe(ID).unwrap();
+    assert_eq!(described.state.to_string(), "CompleteAbort");
+    assert_eq!(offsets.partition("g").open_transactions(), []);
+    assert_eq!(position(&offsets), 0);
 }
 
 #[test]

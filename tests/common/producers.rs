@@ -123,9 +123,14 @@ impl Gate {
 
 /// A store in which syncs of log files of topic `t` have to pass the gate.
 pub fn gated(machine: &Machine, gate: &Arc<Gate>) -> Store {
+    gated_at(machine, gate, "t-")
+}
+
+/// A store in which syncs of log files of the topic named so, with a `-` behind, have to pass the gate.
+pub fn gated_at(machine: &Machine, gate: &Arc<Gate>, topic: &'static str) -> Store {
     let gate = Arc::clone(gate);
     let hook = move |call: Call, name: &Path| {
-        let log = name.to_str().is_some_and(|name| name.starts_with("t-") && name.ends_with(".log"));
+        let log = name.to_str().is_some_and(|name| name.starts_with(topic) && name.ends_with(".log"));
         if call == Call::Sync && log {
             gate.pass();
         }
