@@ -37,7 +37,7 @@ pub(super) struct Batch {
     pub(super) not_before: Duration,
     /// What the last attempt failed with.
     pub(super) failure: Option<Error>,
-    /// Under which number an attempt failed that may have left it, or what it was split from, in the log.
+    /// Under which number an attempt failed that may have left it in the log.
     pub(super) doubt: Option<ProducerStamp>,
 }
 
@@ -304,7 +304,8 @@ impl Batch {
                 attempts: 0,
                 not_before: Duration::ZERO,
                 failure: None,
-                doubt: self.doubt,
+                // Whatever an attempt left of the whole is cut away before the log takes a piece.
+                doubt: None,
             });
             before += count;
         }
