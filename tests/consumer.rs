@@ -804,7 +804,7 @@ impl ConsumerInterceptor for Upper {
 fn interceptors_see_the_records_first() {
     let (store, log) = Machine::new().start(TopicConfig::new());
     append(&log, &["a", "secret", "b"]);
-    let mut consumer = of_t(&store, earliest().interceptor(Arc::new(Upper)));
+    let mut consumer = of_t(&store, earliest().interceptor(Upper));
     assert_eq!(poll(&mut consumer), ["t-0:0=a", "t-0:2=b"]);
     assert_eq!(consumer.position(&id("t", 0)).unwrap(), 3);
     append(&log, &["secret"]);

@@ -263,8 +263,8 @@ fn offsets_of_a_transaction_under_way_are_waited_for() {
     assert_eq!(poll(&mut consumer), ["t-0:2=c"]);
 }
 
-#[derive(Debug, Default)]
-struct Auditor(Mutex<Vec<Offsets>>);
+#[derive(Debug, Default, Clone)]
+struct Auditor(Arc<Mutex<Vec<Offsets>>>);
 
 impl ConsumerInterceptor for Auditor {
     fn on_commit(&self, offsets: &Offsets) {
@@ -276,8 +276,8 @@ impl ConsumerInterceptor for Auditor {
 fn interceptors_hear_of_commits_that_were_made() {
     let (_machine, store, log) = start();
     append(&log, &["a"]);
-    let auditor = Arc::new(Auditor::default());
-    let mut consumer = member(&store, manual().interceptor(Arc::clone(&auditor) as _));
+    let auditor = Auditor::default();
+    let mut consumer = member(&store, manual().interceptor(auditor.clone()));
     assert!(consumer.commit().is_err());
     poll(&mut consumer);
     consumer.commit().unwrap();

@@ -16,7 +16,7 @@ mod logs;
 #[path = "common/producers.rs"]
 mod producers;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,18 +25,16 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use annals::{
-    Acks, CleanupPolicy, Durability, Error, ErrorClass, OutgoingRecord, ProducerConfig, ProducerInterceptor,
-    Record, RecordMetadata, Result, SendOptions, TopicConfig,
+    Acks, CleanupPolicy, Delivery, Durability, Error, ErrorClass, OutgoingRecord, Producer, ProducerConfig,
+    ProducerInterceptor, Record, RecordMetadata, Result, SendOptions, TopicConfig,
 };
 
 use logs::{Machine, NOW, values};
-use producers::{Gate, HOUR, config, contents, gated, ms, numbers, offset, send_all, send_to, until};
+use producers::{Gate, HOUR, config, contents, gated, ms, numbers, offset, send_all, send_to, start, until};
 
 #[test]
 fn records_are_written_in_order_as_one_batch_and_deliveries_say_where() {
-    let machine = Machine::new();
-    let (store, log) = machine.start(TopicConfig::new());
-    let producer = store.producer(config()).unwrap();
+    let (_machine, _store, log, producer) = start(config());
     let sent: Vec<_> =
         ["a", "b", "c"].iter().map(|value| producer.send("t", &Record::new(*value)).unwrap()).collect();
     assert!(sent.iter().all(|delivery| delivery.try_get().is_none()));
@@ -56,9 +54,7 @@ fn records_are_written_in_order_as_one_batch_and_deliveries_say_where() {
 
 #[test]
 fn a_batch_waits_for_linger_by_the_clock_of_the_store() {
-    let machine = Machine::new();
-    let (store, log) = machine.start(TopicConfig::new());
-    let producer = store.producer(ProducerConfig::new().linger(ms(5))).unwrap();
+    let (machine, _store, log, producer) = start(ProducerConfig::new().linger(ms(5)));
     let delivery = producer.send("t", &Record::new("a")).unwrap();
     machine.clock.advance(ms(4));
     assert!(matches!(delivery.wait_timeout(Duration::ZERO), Err(Error::Timeout { .. })));
@@ -69,9 +65,7 @@ fn a_batch_waits_for_linger_by_the_clock_of_the_store() {
 
 #[test]
 fn a_full_batch_does_not_wait_for_linger() {
-    let machine = Machine::new();
-    let (store, log) = machine.start(TopicConfig::new());
-    let producer = store.producer(config().batch_size(1000)).unwrap();
+    let (_machine, _store, log, producer) = start(config().batch_size(1000));
     let value = [b'v'; 100];
     let mut sent = Vec::new();
     // Enough for one batch, and the first record of the next, which closes it.
@@ -95,9 +89,7 @@ impl Wake for CountWakes {
 
 #[test]
 fn a_delivery_is_a_future_that_wakes_its_task_once() {
-    let machine = Machine::new();
-    let (store, _log) = machine.start(TopicConfig::new());
-    let producer = store.producer(config()).unwrap();
+    let (_machine, _store, _log, producer) = start(config());
     let mut delivery = producer.send("t", &Record::new("a")).unwrap();
     let (sender, woken) = mpsc::channel();
     let counter = Arc::new(CountWakes(AtomicUsize::new(0), sender));
@@ -115,9 +107,7 @@ fn a_delivery_is_a_future_that_wakes_its_task_once() {
 
 #[test]
 fn closing_writes_what_was_sent_and_refuses_the_rest() {
-    let machine = Machine::new();
-    let (store, log) = machine.start(TopicConfig::new());
-    let producer = store.producer(config()).unwrap();
+    let (_machine, _store, log, producer) = start(config());
     let delivery = producer.send("t", &Record::new("a")).unwrap();
     producer.close(HOUR).unwrap();
     assert_eq!(offset(&delivery), 0);
@@ -128,9 +118,7 @@ fn closing_writes_what_was_sent_and_refuses_the_rest() {
 
 #[test]
 fn a_producer_that_is_dropped_writes_what_was_sent() {
-    let machine = Machine::new();
-    let (store, log) = machine.start(TopicConfig::new());
-    let producer = store.producer(config()).unwrap();
+    let (_machine, _store, log, producer) = start(config());
     let delivery = producer.send("t", &Record::new("a")).unwrap();
     drop(producer);
     assert_eq!(delivery.try_get().unwrap().unwrap().offset, 0);
@@ -139,9 +127,7 @@ fn a_producer_that_is_dropped_writes_what_was_sent() {
 
 #[test]
 fn a_store_that_is_closed_sends_everybody_home() {
-    let machine = Machine::new();
-    let (store, _log) = machine.start(TopicConfig::new());
-    let producer = store.producer(config()).unwrap();
+    let (_machine, store, _log, producer) = start(config());
     let delivery = producer.send("t", &Record::new("a")).unwrap();
     store.close().unwrap();
     // It was in time, or it was not; but it is decided.
@@ -175,9 +161,7 @@ fn a_partition_can_be_named_and_must_exist() {
 
 #[test]
 fn a_record_larger_than_a_batch_has_one_of_its_own() {
-    let machine = Machine::new();
-    let (store, log) = machine.start(TopicConfig::new());
-    let producer = store.producer(config().batch_size(200)).unwrap();
+    let (_machine, _store, log, producer) = start(config().batch_size(200));
     let large = "x".repeat(5000);
     let sent = [&"a".to_string(), &large, &"b".to_string()]
         .map(|value| producer.send("t", &Record::new(value)).unwrap());
@@ -192,9 +176,7 @@ fn a_record_larger_than_a_batch_has_one_of_its_own() {
 
 #[test]
 fn batch_size_0_gives_each_record_a_batch_of_its_own() {
-    let machine = Machine::new();
-    let (store, log) = machine.start(TopicConfig::new());
-    let producer = store.producer(config().batch_size(0)).unwrap();
+    let (_machine, _store, log, producer) = start(config().batch_size(0));
     let sent = send_all(&producer, &numbers(0, 5));
     sent.iter().for_each(|delivery| assert!(delivery.wait().is_ok()));
     assert_eq!(producer.stats().batches, 5);
@@ -215,9 +197,7 @@ fn a_topic_that_takes_smaller_batches_gets_them() {
 
 #[test]
 fn a_flush_sends_what_was_sent_before_it_and_leaves_linger_as_it_was() {
-    let machine = Machine::new();
-    let (store, log) = machine.start(TopicConfig::new());
-    let producer = store.producer(config()).unwrap();
+    let (machine, _store, log, producer) = start(config());
     producer.flush().unwrap();
     send_all(&producer, &numbers(0, 3));
     producer.flush().unwrap();
@@ -488,9 +468,7 @@ impl Heard {
 
 #[test]
 fn callbacks_are_called_once_in_order_before_a_flush_returns() {
-    let machine = Machine::new();
-    let (store, _log) = machine.start(TopicConfig::new());
-    let producer = store.producer(config().batch_size(100)).unwrap();
+    let (_machine, _store, _log, producer) = start(config().batch_size(100));
     let heard = Heard::default();
     for name in ["a", "b", "c", "d", "e", "f"] {
         producer.send_then("t", &Record::new(name), heard.callback(name)).unwrap();
@@ -714,17 +692,28 @@ fn a_topic_that_is_made_again_is_found_again() {
 
 #[test]
 fn a_topic_that_was_deleted_and_made_again_has_the_partitions_that_it_has_now() {
-    let machine = Machine::new();
-    let (store, _log) = machine.start(TopicConfig::new());
-    let producer = store.producer(config()).unwrap();
-    send_to(&producer, 0);
-    producer.flush().unwrap();
-    store.delete_topic("t").unwrap();
-    store.create_topic("t", TopicConfig::new().partitions(3)).unwrap();
-    let delivery = send_to(&producer, 2);
-    producer.flush().unwrap();
-    assert_eq!(delivery.wait().unwrap().offset, 0);
+    let by_name: Way = |producer, number, count| send_to(producer, number % count);
+    let by_key: Way =
+        |producer, number, _| producer.send("t", &Record::new("v").key(&number.to_string())).unwrap();
+    let by_nothing: Way = |producer, _, _| producer.send("t", &Record::new("v")).unwrap();
+    for way in [by_name, by_key, by_nothing] {
+        let (_machine, store, _log, producer) = start(config().batch_size(0));
+        send_to(&producer, 0);
+        producer.flush().unwrap();
+        for count in [3, 1, 2] {
+            store.delete_topic("t").unwrap();
+            assert!(matches!(producer.send("t", &Record::new("v")), Err(Error::UnknownTopic { .. })));
+            store.create_topic("t", TopicConfig::new().partitions(count)).unwrap();
+            let sent: Vec<_> = (0..40).map(|number| way(&producer, number, count)).collect();
+            producer.flush().unwrap();
+            let found = sent.iter().map(|delivery| delivery.wait().unwrap().partition.partition);
+            assert_eq!(found.collect::<BTreeSet<_>>(), (0..count).collect());
+        }
+    }
 }
+
+/// Sends a record, of so many to a topic of so many partitions.
+type Way = fn(&Producer, u32, u32) -> Delivery;
 
 #[test]
 fn a_callback_may_send_in_the_memory_of_what_it_hears_of() {

@@ -30,7 +30,7 @@ use hooked::Hooked;
 use logs::{Machine, NOW};
 use producers::{
     EIO, ENOSPC, Gate, HOUR, config, contents, decided, flush, gated, ms, numbers, offset, send_all, send_to,
-    until,
+    start, until,
 };
 
 /// What may go wrong once.
@@ -119,9 +119,7 @@ fn any_number_of_failures_in_any_partition_lose_duplicate_and_reorder_nothing() 
 
 #[test]
 fn a_full_disk_holds_records_up_until_there_is_room() {
-    let machine = Machine::new();
-    let (store, log) = machine.start(TopicConfig::new());
-    let producer = store.producer(config().linger(Duration::ZERO)).unwrap();
+    let (machine, _store, log, producer) = start(config().linger(Duration::ZERO));
     machine.disk.fail(When::next().of(&[Call::Write]).and_ever_after(), Fault::Error(ENOSPC));
     let delivery = producer.send("t", &Record::new("000")).unwrap();
     until(&machine, || producer.stats().retries > 3);
@@ -152,9 +150,7 @@ fn a_partition_that_fails_holds_up_no_other() {
 
 #[test]
 fn what_is_not_delivered_in_time_has_failed_and_says_why() {
-    let machine = Machine::new();
-    let (store, log) = machine.start(TopicConfig::new());
-    let producer = store.producer(config().linger(Duration::ZERO).delivery_timeout(ms(50))).unwrap();
+    let (machine, _store, log, producer) = start(config().linger(Duration::ZERO).delivery_timeout(ms(50)));
     machine.disk.fail(When::next().of(&[Call::Write]).and_ever_after(), Fault::Error(ENOSPC));
     let delivery = producer.send("t", &Record::new("lost")).unwrap();
     until_failed(&producer);
@@ -172,9 +168,7 @@ fn what_is_not_delivered_in_time_has_failed_and_says_why() {
 
 #[test]
 fn a_batch_of_unknown_fate_ends_the_epoch() {
-    let machine = Machine::new();
-    let (store, log) = machine.start(TopicConfig::new());
-    let producer = store.producer(config().linger(Duration::ZERO).delivery_timeout(ms(50))).unwrap();
+    let (machine, _store, log, producer) = start(config().linger(Duration::ZERO).delivery_timeout(ms(50)));
     for value in ["a", "b"] {
         producer.send("t", &Record::new(value)).unwrap().wait().unwrap();
     }
@@ -193,11 +187,24 @@ fn a_batch_of_unknown_fate_ends_the_epoch() {
 }
 
 #[test]
+fn a_topic_made_again_that_failed_since_is_opened_again() {
+    let (machine, store, _log, producer) = start(config().linger(ms(50)).delivery_timeout(ms(50)));
+    send_to(&producer, 0);
+    producer.flush().unwrap();
+    let waiting = send_to(&producer, 0);
+    store.delete_topic("t").unwrap();
+    let log = store.create_topic("t", TopicConfig::new()).unwrap().partition(0).unwrap();
+    machine.disk.fail(When::next().of(&[Call::Sync]).under("t-0"), Fault::Error(EIO));
+    log.append(&Record::new("lost")).unwrap_err();
+    flush(&machine, &producer);
+    assert_eq!(offset(&waiting), 0);
+    assert_eq!(contents(&log), ["v"]);
+}
+
+#[test]
 fn retries_have_a_limit_if_they_are_given_one() {
     for retries in [0, 2] {
-        let machine = Machine::new();
-        let (store, _log) = machine.start(TopicConfig::new());
-        let producer = store.producer(config().linger(Duration::ZERO).retries(retries)).unwrap();
+        let (machine, _store, _log, producer) = start(config().linger(Duration::ZERO).retries(retries));
         machine
             .disk
             .fail(When::next().of(&[Call::Write]).under("t-0").and_ever_after(), Fault::Error(ENOSPC));
@@ -211,9 +218,7 @@ fn retries_have_a_limit_if_they_are_given_one() {
 #[test]
 fn what_fails_together_is_told_in_order() {
     for retries in [0, 1] {
-        let machine = Machine::new();
-        let (store, log) = machine.start(TopicConfig::new());
-        let producer = store.producer(config().batch_size(0).retries(retries)).unwrap();
+        let (machine, _store, log, producer) = start(config().batch_size(0).retries(retries));
         let told = Told::default();
         let full = When::next().of(&[Call::Sync]).under("t-0").and_ever_after();
         machine.disk.fail(full, Fault::Error(EIO));
@@ -265,9 +270,7 @@ fn until_idle(producer: &Producer, retries: u64) {
 
 #[test]
 fn a_producer_that_was_replaced_is_of_no_use_any_more() {
-    let machine = Machine::new();
-    let (store, log) = machine.start(TopicConfig::new());
-    let producer = store.producer(config()).unwrap();
+    let (_machine, _store, log, producer) = start(config());
     producer.send("t", &Record::new("a")).unwrap();
     producer.flush().unwrap();
     let id = log.producers()[0].producer_id;
@@ -284,9 +287,7 @@ fn a_producer_that_was_replaced_is_of_no_use_any_more() {
 
 #[test]
 fn numbers_that_the_log_does_not_expect_begin_anew() {
-    let machine = Machine::new();
-    let (store, log) = machine.start(TopicConfig::new());
-    let producer = store.producer(config()).unwrap();
+    let (_machine, _store, log, producer) = start(config());
     producer.send("t", &Record::new("a")).unwrap();
     producer.flush().unwrap();
     let id = log.producers()[0].producer_id;
@@ -318,9 +319,7 @@ fn tell(told: &Told, place: usize) -> impl FnOnce(Result<RecordMetadata>) + Send
 #[test]
 fn a_batch_that_is_too_large_by_now_is_split_and_every_record_heard_of_once() {
     for idempotence in [true, false] {
-        let machine = Machine::new();
-        let (store, log) = machine.start(TopicConfig::new());
-        let producer = store.producer(config().idempotence(idempotence)).unwrap();
+        let (_machine, store, log, producer) = start(config().idempotence(idempotence));
         let told = Told::default();
         let values = numbers(0, 100);
         let mut sent = Vec::new();
@@ -344,9 +343,7 @@ fn a_batch_that_is_too_large_by_now_is_split_and_every_record_heard_of_once() {
 
 #[test]
 fn a_record_that_is_too_large_by_now_fails_alone() {
-    let machine = Machine::new();
-    let (store, log) = machine.start(TopicConfig::new());
-    let producer = store.producer(config()).unwrap();
+    let (_machine, store, log, producer) = start(config());
     let values = ["a".to_string(), "b".to_string(), "x".repeat(1000), "c".to_string()];
     let sent = send_all(&producer, &values);
     store.topic("t").unwrap().configure([("max.message.bytes", Some("400"))]).unwrap();
@@ -362,9 +359,7 @@ fn a_record_that_is_too_large_by_now_fails_alone() {
 
 #[test]
 fn the_pieces_of_a_batch_are_tried_again_like_any_other() {
-    let machine = Machine::new();
-    let (store, log) = machine.start(TopicConfig::new());
-    let producer = store.producer(config()).unwrap();
+    let (machine, store, log, producer) = start(config());
     let values = numbers(0, 100);
     let sent = send_all(&producer, &values);
     store.topic("t").unwrap().configure([("max.message.bytes", Some("300"))]).unwrap();
@@ -380,9 +375,7 @@ fn the_pieces_of_a_batch_are_tried_again_like_any_other() {
 #[cfg(feature = "snappy")]
 fn what_compression_makes_larger_is_split_too() {
     use annals::format::Compression;
-    let machine = Machine::new();
-    let (store, log) = machine.start(TopicConfig::new());
-    let producer = store.producer(config().compression(Compression::Snappy)).unwrap();
+    let (_machine, store, log, producer) = start(config().compression(Compression::Snappy));
     // Values without any order in them, in a batch that is a little smaller before compression than after.
     let mut state = 1_u64;
     let mut random = || {
@@ -404,9 +397,7 @@ fn what_compression_makes_larger_is_split_too() {
 
 #[test]
 fn what_is_sent_while_pieces_wait_comes_behind_them() {
-    let machine = Machine::new();
-    let (store, log) = machine.start(TopicConfig::new());
-    let producer = store.producer(config()).unwrap();
+    let (machine, store, log, producer) = start(config());
     let mut sent = send_all(&producer, &numbers(0, 40));
     store.topic("t").unwrap().configure([("max.message.bytes", Some("300"))]).unwrap();
     machine.disk.fail(When::next().of(&[Call::Write]).under("t-0").and_ever_after(), Fault::Error(ENOSPC));
@@ -425,9 +416,7 @@ fn what_is_sent_while_pieces_wait_comes_behind_them() {
 
 #[test]
 fn a_batch_against_new_settings_fails_as_a_whole_and_names_the_record() {
-    let machine = Machine::new();
-    let (store, log) = machine.start(TopicConfig::new());
-    let producer = store.producer(config()).unwrap();
+    let (_machine, store, log, producer) = start(config());
     let send = |record: Record<'_>| producer.send("t", &record).unwrap();
     let late = [send(Record::new("v")), send(Record::new("v").timestamp(NOW - 5000))];
     store.topic("t").unwrap().configure([("message.timestamp.before.max.ms", Some("1000"))]).unwrap();
@@ -472,9 +461,7 @@ fn acks_say_what_a_delivery_waits_for() {
 
 #[test]
 fn acks_none_hears_of_no_failed_sync() {
-    let machine = Machine::new();
-    let (store, log) = machine.start(TopicConfig::new());
-    let producer = store.producer(config().acks(Acks::None)).unwrap();
+    let (machine, _store, log, producer) = start(config().acks(Acks::None));
     machine.disk.fail(When::next().of(&[Call::Sync]).under("t-0"), Fault::Error(EIO));
     let delivery = producer.send("t", &Record::new("a")).unwrap();
     producer.flush().unwrap();
@@ -530,6 +517,26 @@ fn a_batch_that_is_not_replicated_in_time_fails_and_stays_in_the_log() {
     let last = producer.send("t", &Record::new("c")).unwrap();
     drop(producer);
     assert!(matches!(last.try_get().unwrap(), Err(Error::NotEnoughReplicas { .. })));
+}
+
+#[test]
+fn a_batch_that_was_truncated_is_not_delivered_by_what_takes_its_place() {
+    let machine = Machine::new();
+    let (store, log) = machine.start(replicated());
+    let producer = store.producer(config().linger(Duration::ZERO)).unwrap();
+    let lost = producer.send("t", &Record::new("lost")).unwrap();
+    while producer.stats().batches == 0 {
+        std::thread::yield_now();
+    }
+    log.truncate_to(0).unwrap();
+    log.append(&Record::new("other")).unwrap();
+    log.set_high_watermark(1).unwrap();
+    let error = lost.wait().unwrap_err();
+    assert!(matches!(error, Error::NotEnoughReplicas { .. }), "{error}");
+    let next = producer.send("t", &Record::new("next")).unwrap();
+    log.wait_for_with(1, annals::Isolation::LogEnd, HOUR).unwrap();
+    log.set_high_watermark(2).unwrap();
+    assert_eq!(offset(&next), 1);
 }
 
 // The end.

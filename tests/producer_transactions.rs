@@ -35,7 +35,7 @@ use annals::{
 use coordinated::{MINUTE, Offsets, coordinator};
 use hooked::Hooked;
 use logs::Machine;
-use producers::{EIO, ENOSPC, Gate, HOUR, config, decided, gated, ms, send_to, until};
+use producers::{EIO, ENOSPC, Gate, HOUR, config, decided, gated, gated_at, ms, send_to, until};
 
 const ID: &str = "billing";
 
@@ -43,9 +43,12 @@ fn transactional() -> ProducerConfig {
     config().transactional_id(ID).max_block(ms(50)).transaction_timeout(10 * MINUTE)
 }
 
-/// A store with a topic `t` of two partitions, and a coordinator of few.
-fn start(machine: &Machine) -> Store {
-    prepare(machine.open())
+/// A store with a topic `t` of two partitions and a coordinator of few, and a producer.
+fn start(config: ProducerConfig) -> (Machine, Store, Producer) {
+    let machine = Machine::new();
+    let store = prepare(machine.open());
+    let producer = store.producer(config).unwrap();
+    (machine, store, producer)
 }
 
 fn prepare(store: Store) -> Store {
@@ -80,9 +83,7 @@ fn open_transactions(store: &Store) -> usize {
 
 #[test]
 fn a_commit_counts_in_every_partition_and_an_abort_in_none() {
-    let machine = Machine::new();
-    let store = start(&machine);
-    let producer = store.producer(transactional()).unwrap();
+    let (_machine, store, producer) = start(transactional());
     for (value, commit) in [("a", true), ("b", false), ("c", true), ("d", false), ("e", true)] {
         producer.begin_transaction().unwrap();
         send_both(&producer, value);
@@ -105,9 +106,7 @@ fn a_commit_counts_in_every_partition_and_an_abort_in_none() {
 
 #[test]
 fn an_empty_transaction_leaves_no_trace() {
-    let machine = Machine::new();
-    let store = start(&machine);
-    let producer = store.producer(transactional()).unwrap();
+    let (_machine, store, producer) = start(transactional());
     for _ in 0..2 {
         producer.begin_transaction().unwrap();
         producer.commit_transaction().unwrap();
@@ -121,9 +120,7 @@ fn an_empty_transaction_leaves_no_trace() {
 
 #[test]
 fn an_abort_drops_what_is_not_written_yet() {
-    let machine = Machine::new();
-    let store = start(&machine);
-    let producer = store.producer(transactional()).unwrap();
+    let (_machine, store, producer) = start(transactional());
     producer.begin_transaction().unwrap();
     let waiting = send_to(&producer, 0);
     producer.abort_transaction().unwrap();
@@ -140,9 +137,7 @@ fn an_abort_drops_what_is_not_written_yet() {
 
 #[test]
 fn without_a_transactional_id_there_are_no_transactions() {
-    let machine = Machine::new();
-    let store = start(&machine);
-    let producer = store.producer(config()).unwrap();
+    let (_machine, _store, producer) = start(config());
     let member = GroupMetadata::simple("g");
     for refused in [
         producer.begin_transaction(),
@@ -205,7 +200,7 @@ struct Started {
 /// A producer brought to a phase, with the disk well again.
 fn bring_to(phase: Phase) -> Started {
     let machine = Machine::new();
-    let store = start(&machine);
+    let store = prepare(machine.open());
     coordinator(&store).set_groups(Offsets::new(&store));
     let mut producer = store.producer(transactional()).unwrap();
     let break_state = || {
@@ -331,9 +326,7 @@ fn a_record_that_is_not_delivered_spoils_the_transaction_and_no_later_one() {
 
 #[test]
 fn what_waits_behind_a_failed_record_is_not_written() {
-    let machine = Machine::new();
-    let store = start(&machine);
-    let producer = store.producer(transactional().linger(Duration::ZERO).retries(1)).unwrap();
+    let (machine, store, producer) = start(transactional().linger(Duration::ZERO).retries(1));
     producer.begin_transaction().unwrap();
     machine.disk.fail(When::next().of(&[Call::Write]).under("t-0").and_ever_after(), Fault::Error(ENOSPC));
     let first = send_to(&producer, 0);
@@ -352,9 +345,7 @@ fn what_waits_behind_a_failed_record_is_not_written() {
 
 #[test]
 fn a_record_of_unknown_fate_costs_an_epoch() {
-    let machine = Machine::new();
-    let store = start(&machine);
-    let producer = store.producer(transactional().linger(Duration::ZERO).retries(2)).unwrap();
+    let (machine, store, producer) = start(transactional().linger(Duration::ZERO).retries(2));
     producer.begin_transaction().unwrap();
     machine.disk.fail(When::next().of(&[Call::Sync]).under("t-0").and_ever_after(), Fault::Error(EIO));
     let lost = send_to(&producer, 0);
@@ -384,9 +375,7 @@ fn a_failure_that_passes_is_not_noticed() {
             (Call::Sync, Fault::Forget),
         ] {
             for nth in 1..=4 {
-                let machine = Machine::new();
-                let store = start(&machine);
-                let producer = store.producer(transactional().max_block(HOUR)).unwrap();
+                let (machine, store, producer) = start(transactional().max_block(HOUR));
                 machine.disk.fail(When::nth(nth).of(&[call]).under(place), fault);
                 for value in ["a", "b"] {
                     std::thread::scope(|scope| {
@@ -419,9 +408,7 @@ fn a_disk_that_is_full_for_long_keeps_the_commit_waiting() {
 
 #[test]
 fn a_new_producer_of_the_name_shuts_out_the_old_one_and_aborts_what_it_left() {
-    let machine = Machine::new();
-    let store = start(&machine);
-    let old = store.producer(transactional()).unwrap();
+    let (_machine, store, old) = start(transactional());
     old.begin_transaction().unwrap();
     send_both(&old, "old");
     old.flush().unwrap();
@@ -448,9 +435,7 @@ fn a_new_producer_of_the_name_shuts_out_the_old_one_and_aborts_what_it_left() {
 
 #[test]
 fn producers_of_other_names_do_not_meet() {
-    let machine = Machine::new();
-    let store = start(&machine);
-    let one = store.producer(transactional()).unwrap();
+    let (_machine, store, one) = start(transactional());
     let two = store.producer(transactional().transactional_id("shipping")).unwrap();
     for producer in [&one, &two] {
         producer.begin_transaction().unwrap();
@@ -464,10 +449,8 @@ fn producers_of_other_names_do_not_meet() {
 
 #[test]
 fn a_transaction_that_takes_too_long_is_aborted_and_its_producer_shut_out() {
-    let machine = Machine::new();
-    let store = start(&machine);
     let quick = transactional().transaction_timeout(ms(1000));
-    let producer = store.producer(quick).unwrap();
+    let (machine, store, producer) = start(quick);
     producer.begin_transaction().unwrap();
     send_both(&producer, "late");
     producer.flush().unwrap();
@@ -486,9 +469,7 @@ fn a_transaction_that_takes_too_long_is_aborted_and_its_producer_shut_out() {
 #[test]
 fn closing_and_dropping_abort_what_is_open() {
     for close in [true, false] {
-        let machine = Machine::new();
-        let store = start(&machine);
-        let producer = store.producer(transactional()).unwrap();
+        let (_machine, store, producer) = start(transactional());
         producer.begin_transaction().unwrap();
         send_both(&producer, "open");
         producer.flush().unwrap();
@@ -507,9 +488,7 @@ fn closing_and_dropping_abort_what_is_open() {
 
 #[test]
 fn a_commit_takes_along_every_send_that_was_let_through() {
-    let machine = Machine::new();
-    let store = start(&machine);
-    let producer = store.producer(transactional().batch_size(200)).unwrap();
+    let (_machine, store, producer) = start(transactional().batch_size(200));
     for round in 0..30 {
         producer.begin_transaction().unwrap();
         let sent = std::thread::scope(|scope| {
@@ -665,7 +644,7 @@ fn send_offset(producer: &Producer, offset: u64) -> Result<()> {
 #[test]
 fn offsets_count_with_the_transaction_they_are_sent_to() {
     let machine = Machine::new();
-    let store = start(&machine);
+    let store = prepare(machine.open());
     let offsets = Offsets::new(&store);
     coordinator(&store).set_groups(Arc::clone(&offsets) as _);
     let producer = store.producer(transactional()).unwrap();
@@ -689,7 +668,7 @@ fn offsets_count_with_the_transaction_they_are_sent_to() {
 #[test]
 fn offsets_of_a_group_of_the_store_count_once_the_transaction_does() {
     let machine = Machine::new();
-    let store = start(&machine);
+    let store = prepare(machine.open());
     let groups = store.groups().unwrap();
     let producer = store.producer(transactional()).unwrap();
     let committed = || {
@@ -707,10 +686,36 @@ fn offsets_of_a_group_of_the_store_count_once_the_transaction_does() {
 }
 
 #[test]
-fn a_consumer_that_is_no_member_any_more_commits_nothing_and_spoils_the_transaction() {
+fn a_close_waits_for_offsets_that_are_being_sent_and_aborts_them() {
     let machine = Machine::new();
-    let store = start(&machine);
+    let gate = Arc::new(Gate::default());
+    let store = prepare(gated_at(&machine, &gate, "__transaction_state-"));
+    let offsets = Offsets::new(&store);
+    coordinator(&store).set_groups(Arc::clone(&offsets) as _);
     let producer = store.producer(transactional()).unwrap();
+    producer.begin_transaction().unwrap();
+    gate.shut();
+    std::thread::scope(|scope| {
+        let sending = scope.spawn(|| send_offset(&producer, 1));
+        gate.wait_for_one();
+        let ends_before = (0..1000).any(|_| {
+            std::thread::yield_now();
+            producer.close(Duration::ZERO).is_ok()
+        });
+        gate.open();
+        sending.join().unwrap().unwrap();
+        producer.close(HOUR).unwrap();
+        assert!(!ends_before);
+    });
+    let described = store.transactions().unwrap().describe(ID).unwrap();
+    assert_eq!(described.state.to_string(), "CompleteAbort");
+    assert_eq!(offsets.partition("g").open_transactions(), []);
+    assert_eq!(position(&offsets), 0);
+}
+
+#[test]
+fn a_consumer_that_is_no_member_any_more_commits_nothing_and_spoils_the_transaction() {
+    let (_machine, store, producer) = start(transactional());
     for send_first in [true, false] {
         producer.begin_transaction().unwrap();
         if send_first {
@@ -732,9 +737,7 @@ fn a_consumer_that_is_no_member_any_more_commits_nothing_and_spoils_the_transact
 
 #[test]
 fn a_transaction_that_the_coordinator_was_never_told_of_can_be_aborted() {
-    let machine = Machine::new();
-    let store = start(&machine);
-    let producer = store.producer(transactional().retries(1)).unwrap();
+    let (machine, store, producer) = start(transactional().retries(1));
     let state = When::next().of(&[Call::Write]).under("__transaction_state-0").and_ever_after();
     machine.disk.fail(state, Fault::Error(ENOSPC));
     producer.begin_transaction().unwrap();
@@ -774,7 +777,7 @@ fn transform(store: &Store, offsets: &Arc<Offsets>) -> Result<()> {
 #[test]
 fn what_is_transformed_is_transformed_exactly_once_wherever_it_is_cut_off() {
     let machine = Machine::new();
-    let store = start(&machine);
+    let store = prepare(machine.open());
     let input = store.create_topic("input", TopicConfig::new()).unwrap().partition(0).unwrap();
     let values: Vec<String> = (0..6).map(|number| format!("{number}")).collect();
     input.append_batch(&values.iter().map(Record::new).collect::<Vec<_>>()).unwrap();

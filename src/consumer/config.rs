@@ -282,8 +282,8 @@ impl ConsumerConfig {
     /// Adds somebody who sees, and may change, what polls return (`interceptor.classes`). They are called in the order
     /// in which they were added.
     #[must_use]
-    pub fn interceptor(mut self, interceptor: Arc<dyn ConsumerInterceptor>) -> Self {
-        self.interceptors.push(interceptor);
+    pub fn interceptor(mut self, interceptor: impl ConsumerInterceptor + 'static) -> Self {
+        self.interceptors.push(Arc::new(interceptor));
         self
     }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::recovery::PartitionCheckpoint;
 use super::truncation::TRUNCATION;
-use super::{Log, Mark, State, Writer, doubt};
+use super::{Log, Mark, Partition, State, Writer, doubt};
 use crate::error::{Error, Result};
 use crate::fs::{full_path, retry, sync_dir};
 use crate::storage::file_name::{FileKind, Stage, file_name, parse_file_name};
@@ -13,6 +13,20 @@ use crate::storage::{
     ActiveSegment, BatchReader, Indexes, LogFile, Segment, TransactionIndex, Unreadable,
     remove_derived_files, remove_files,
 };
+
+impl Partition {
+    /// Does something that fails on a poisoned partition. If that is so, the partition is opened again, and it is done
+    /// once more; what itself poisons the partition, has failed.
+    pub(crate) fn with_reopen<T>(&self, mut act: impl FnMut() -> Result<T>) -> Result<T> {
+        match act() {
+            Err(Error::Poisoned { .. }) => {
+                self.reopen()?;
+                act()
+            }
+            done => done,
+        }
+    }
+}
 
 impl Log {
     pub(super) fn reopen(&self) -> Result<()> {

@@ -44,6 +44,12 @@ impl Partition {
     pub fn truncate_fully_and_start_at(&self, offset: u64, log_start: Option<u64>) -> Result<()> {
         self.log.truncate_fully(offset, log_start)
     }
+
+    /// How many truncations were begun. What is appended after one was is not taken back by it.
+    pub(crate) fn truncations(&self) -> u64 {
+        // Beginnings and ends are counted, one at a time.
+        self.log.truncations.load(Ordering::SeqCst).div_ceil(2)
+    }
 }
 
 /// What a partition is poisoned by that was truncated halfway.

@@ -304,6 +304,7 @@ impl Batch {
                 attempts: 0,
                 not_before: Duration::ZERO,
                 failure: None,
+                // Whatever an attempt left of the whole is cut away before the log takes a piece.
                 doubt: None,
             });
             before += count;

@@ -25,6 +25,7 @@ use crate::types::TopicName;
 /// it. If that takes longer than the delivery timeout, the delivery fails with
 /// [`Error::NotEnoughReplicas`](crate::Error::NotEnoughReplicas), and the record stays in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub enum Acks {
     /// When it is written (Kafka's `0`, but that the offset is known).
     None,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -41,6 +41,8 @@ pub(super) struct Core {
     /// Why the producer, which has no transactions, is of no use any more.
     fatal: Mutex<Option<Error>>,
     topics: ArcSwap<HashMap<String, Arc<ProducerTopic>>>,
+    /// Counts the changes of the store's topics, from 1 on.
+    topic_changes: AtomicU64,
     /// No more sends are taken: the producer is being closed, or the store was.
     closing: AtomicBool,
     store_closed: AtomicBool,
@@ -74,6 +76,7 @@ impl Core {
             transactions,
             fatal: Mutex::default(),
             topics: ArcSwap::default(),
+            topic_changes: AtomicU64::new(1),
             closing: AtomicBool::new(false),
             store_closed: AtomicBool::new(false),
             hasty: AtomicBool::new(false),
@@ -110,6 +113,10 @@ impl Core {
     pub(super) fn known_topics(&self) -> Arc<HashMap<String, Arc<ProducerTopic>>> {
         fence(Ordering::SeqCst);
         self.topics.load_full()
+    }
+
+    pub(super) fn topic_changes(&self) -> u64 {
+        self.topic_changes.load(Ordering::Acquire)
     }
 
     /// Whether a record may be sent to that partition, as far as can be told now.
@@ -284,6 +291,10 @@ impl Attendant for Core {
         self.store_closed.store(true, Ordering::SeqCst);
         self.pool.close();
         self.schedule.force();
+    }
+
+    fn topics_changed(&self) {
+        self.topic_changes.fetch_add(1, Ordering::AcqRel);
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -26,6 +26,8 @@ use crate::types::{TopicName, TopicPartition};
 pub(super) struct ProducerTopic {
     /// Replaced if the topic is deleted and made again.
     topic: ArcSwap<Topic>,
+    /// Up to which change of topics that was looked for.
+    seen: AtomicU64,
     queues: ArcSwap<Vec<Arc<PartitionQueue>>>,
     /// Held while queues are added.
     growing: Mutex<()>,
@@ -88,8 +90,8 @@ impl ProducerTopic {
                 ignore_keys: config.ignore_keys,
             },
         };
-        let topic = ArcSwap::from_pointee(topic);
-        ProducerTopic { topic, queues: ArcSwap::default(), growing: Mutex::default(), choice }
+        let (topic, seen) = (ArcSwap::from_pointee(topic), AtomicU64::new(0));
+        ProducerTopic { topic, seen, queues: ArcSwap::default(), growing: Mutex::default(), choice }
     }
 
     pub(super) fn name(&self) -> TopicName {
@@ -124,12 +126,10 @@ impl ProducerTopic {
         partition: Option<u32>,
         mut outgoing: Outgoing<'_>,
     ) -> Result<Delivery> {
-        let mut topic = self.topic.load();
-        if partition.is_some_and(|number| number >= topic.partition_count()) {
-            // It may have been deleted, and made again with more.
-            self.topic.store(Arc::new(core.handle.topic(topic.name().as_str())?));
-            topic = self.topic.load();
+        if self.seen.load(Ordering::Acquire) != core.topic_changes() {
+            self.look_up(core)?;
         }
+        let topic = self.topic.load();
         let count = topic.partition_count();
         let queues = self.queues(count);
         let queues = queues.get(..count as usize).unwrap_or_default();
@@ -173,13 +173,12 @@ impl ProducerTopic {
         queue.partition(&self.topic.load())
     }
 
-    /// Finds out where to append to a partition now: its topic may have been deleted, and made again.
-    pub(super) fn look_up(&self, core: &Core, queue: &PartitionQueue) -> Result<()> {
-        let topic = core.handle.topic(self.topic.load().name().as_str())?;
-        let partition = topic.partition(queue.id.partition)?;
-        partition.check()?;
-        queue.partition.store(Some(Arc::new(partition)));
-        self.topic.store(Arc::new(topic));
+    /// Finds the topic again: it may have been deleted, and made again.
+    pub(super) fn look_up(&self, core: &Core) -> Result<()> {
+        let changes = core.topic_changes();
+        self.topic.store(Arc::new(core.handle.topic(self.name().as_str())?));
+        self.known_queues().iter().for_each(|queue| queue.partition.store(None));
+        self.seen.store(changes, Ordering::Release);
         Ok(())
     }
 }
@@ -206,7 +205,7 @@ pub(super) struct Memory {
 }
 
 impl PartitionQueue {
-    fn new(id: TopicPartition) -> Arc<Self> {
+    pub(super) fn new(id: TopicPartition) -> Arc<Self> {
         Arc::new(PartitionQueue {
             id,
             length: AtomicU32::new(0),
@@ -283,11 +282,8 @@ impl PartitionQueue {
         let first = waiting == 1;
         if first && (full || !fits) || waiting == 2 && !fits {
             let complete = full || !first;
-            core.schedule.add(
-                self,
-                created.saturating_add(core.config.linger),
-                complete || core.pool.is_exhausted(),
-            );
+            let lingers = created.saturating_add(core.config.linger);
+            core.schedule.add(self, lingers, || complete || core.pool.is_exhausted());
         }
         Ok(Added::Yes(delivery))
     }

@@ -69,10 +69,11 @@ pub(super) struct Due {
 }
 
 impl Schedule {
-    /// Has a queue looked at then, or at once if it is in a hurry, or if everything is.
-    pub(super) fn add(&self, queue: &Arc<PartitionQueue>, at: Duration, hurry: bool) {
+    /// Has a queue looked at then, or at once if it is in a hurry, or if everything is. It is asked `hurried` under the
+    /// lock: who [hurries](Self::hurry) all queues, having said so before, either is seen by that or finds this one.
+    pub(super) fn add(&self, queue: &Arc<PartitionQueue>, at: Duration, hurried: impl FnOnce() -> bool) {
         let mut state = self.state.lock();
-        let at = if hurry || state.forced > 0 { Duration::ZERO } else { at };
+        let at = if state.forced > 0 || hurried() { Duration::ZERO } else { at };
         state.entries.push(Entry { at, queue: Arc::clone(queue) });
         if state.asleep.is_some_and(|until| at < until) {
             state.asleep = None;
@@ -161,5 +162,28 @@ struct Alarm(Arc<Schedule>);
 impl Wake for Alarm {
     fn wake(self: Arc<Self>) {
         self.0.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::types::TopicPartition;
+
+    #[test]
+    fn who_hurries_while_a_queue_is_added_finds_it() {
+        let (schedule, clock) = (Schedule::default(), ManualClock::new(0));
+        let queue = PartitionQueue::new(TopicPartition::from_dir_name("t-0").unwrap());
+        let hour = Duration::from_secs(3600);
+        schedule.add(&queue, hour, || {
+            assert!(schedule.state.is_locked(), "a hurry that is not seen here comes behind");
+            false
+        });
+        assert!(schedule.next(&clock, Some(Duration::ZERO)).queues.is_empty());
+        schedule.hurry();
+        assert_eq!(schedule.next(&clock, None).queues.len(), 1);
+        schedule.add(&queue, hour, || true);
+        assert_eq!(schedule.next(&clock, None).queues.len(), 1);
     }
 }

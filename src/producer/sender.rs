@@ -12,7 +12,7 @@ use super::batch::Batch;
 use super::config::Acks;
 use super::core::Core;
 use super::delivery::Outcome;
-use super::queue::{Lane, PartitionQueue, ProducerTopic, Taken};
+use super::queue::{Lane, PartitionQueue, Taken};
 use super::stats::add;
 use crate::error::{Error, ErrorClass, Result};
 use crate::format::increment_sequence;
@@ -36,9 +36,12 @@ pub(super) struct Sender {
 struct Replicating {
     partition: Arc<Partition>,
     /// The first of them is in the log; what failed behind it waits for its turn to be told.
-    batches: VecDeque<(Batch, Result<Appended>)>,
+    batches: VecDeque<(Batch, Fate)>,
     listening: Option<Listening>,
 }
+
+/// Where a batch was appended, and how often its log had been truncated before; or why it was not.
+type Fate = Result<(Appended, u64)>;
 
 /// A batch that is in the log, and maybe not on disk.
 struct Written {
@@ -47,6 +50,8 @@ struct Written {
     /// Unless it is decided already.
     batch: Option<Batch>,
     unsettled: Unsettled,
+    /// How often the log had been truncated before.
+    truncations: u64,
 }
 
 impl Sender {
@@ -141,7 +146,7 @@ impl Sender {
                 Taken::Expired(batch) => Err((batch, None)),
                 Taken::Due(mut batch) => {
                     match self.write(queue, &mut batch, written.last().filter(|_| bytes > 0)) {
-                        Ok((partition, unsettled)) => Ok((batch, partition, unsettled)),
+                        Ok(one) => Ok((batch, one)),
                         Err(error) => {
                             if matches!(error, Error::Io { .. }) {
                                 batch.doubt = batch.stamp();
@@ -152,10 +157,9 @@ impl Sender {
                 }
             };
             match taken {
-                Ok((batch, partition, unsettled)) => {
+                Ok((batch, one)) => {
                     bytes += batch.len();
-                    let (queue, batch) = (Arc::clone(queue), Some(batch));
-                    written.push(Written { queue, partition, batch, unsettled });
+                    written.push(Written { batch: Some(batch), ..one });
                 }
                 // Not before those in front of it are decided: it has another chance then.
                 Err((batch, _)) if bytes > 0 => return queue.put_back(&core, vec![batch], Duration::ZERO),
@@ -177,7 +181,7 @@ impl Sender {
         queue: &Arc<PartitionQueue>,
         batch: &mut Batch,
         after: Option<&Written>,
-    ) -> Result<(Arc<Partition>, Unsettled)> {
+    ) -> Result<Written> {
         let core = &*self.core;
         batch.attempts += 1;
         if batch.attempts > 1 {
@@ -185,30 +189,38 @@ impl Sender {
         }
         self.add_to_transaction(std::iter::once(queue.id()))?;
         let topic = core.topic(queue.id().topic.as_str())?;
-        match self.write_to(queue, &topic, batch, after) {
-            Err(Error::Closed { .. }) if after.is_none() => topic.look_up(core, queue)?,
-            Err(Error::Poisoned { .. }) if after.is_none() => topic.partition(queue)?.reopen()?,
-            result => return result,
+        if let Some(after) = after {
+            return self.write_to(queue, &topic.partition(queue)?, batch, Some(&after.unsettled));
         }
-        self.write_to(queue, &topic, batch, after)
+        let mut write = || {
+            let partition = topic.partition(queue)?;
+            partition.with_reopen(|| self.write_to(queue, &partition, batch, None))
+        };
+        match write() {
+            Err(Error::Closed { .. }) => {
+                topic.look_up(core)?;
+                write()
+            }
+            written => written,
+        }
     }
 
     fn write_to(
         &self,
-        queue: &PartitionQueue,
-        topic: &ProducerTopic,
+        queue: &Arc<PartitionQueue>,
+        partition: &Arc<Partition>,
         batch: &mut Batch,
-        after: Option<&Written>,
-    ) -> Result<(Arc<Partition>, Unsettled)> {
-        let partition = topic.partition(queue)?;
+        after: Option<&Unsettled>,
+    ) -> Result<Written> {
+        let truncations = partition.truncations();
         let stamp = self.stamp(queue, batch);
         let count = batch.count();
-        let after = after.map(|after| &after.unsettled);
         let unsettled = partition.write_built(batch.built(stamp)?, AppendOptions::new(), after)?;
         if let Some(stamp) = stamp {
             queue.lane.lock().next_sequence = increment_sequence(stamp.base_sequence, count as i32);
         }
-        Ok((partition, unsettled))
+        let (queue, partition) = (Arc::clone(queue), Arc::clone(partition));
+        Ok(Written { queue, partition, batch: None, unsettled, truncations })
     }
 
     /// The number that a batch goes by.
@@ -260,15 +272,15 @@ impl Sender {
         if self.core.config.acks == Acks::None {
             for one in &mut written {
                 if let Some(batch) = one.batch.take() {
-                    self.appended(&one.partition, batch, one.unsettled.appended());
+                    self.appended(&one.partition, batch, (one.unsettled.appended(), one.truncations));
                 }
             }
         }
         self.sync_together(&written);
         let mut failed = Vec::new();
-        for Written { queue, partition, batch, unsettled } in written {
+        for Written { queue, partition, batch, unsettled, truncations } in written {
             match (partition.settle(unsettled), batch) {
-                (Ok(appended), Some(batch)) => self.appended(&partition, batch, appended),
+                (Ok(appended), Some(batch)) => self.appended(&partition, batch, (appended, truncations)),
                 (Err(error), Some(batch)) => failed.push((queue, batch, error)),
                 // Nobody waits for it; the next append hears what is wrong.
                 (_, None) => {}
@@ -310,11 +322,11 @@ impl Sender {
     }
 
     /// A batch is in the log.
-    fn appended(&mut self, partition: &Arc<Partition>, batch: Batch, appended: Appended) {
+    fn appended(&mut self, partition: &Arc<Partition>, batch: Batch, placed: (Appended, u64)) {
         add(&self.core.counters.batches, 1);
         add(&self.core.counters.bytes, batch.len() as u64);
         let all = self.core.config.acks == Acks::All;
-        if all && partition.high_watermark() <= appended.last_offset {
+        if all && partition.high_watermark() <= placed.0.last_offset {
             let new = || Replicating {
                 partition: Arc::clone(partition),
                 batches: VecDeque::new(),
@@ -322,11 +334,11 @@ impl Sender {
             };
             self.replicating.entry(partition.id().clone()).or_insert_with(new);
         }
-        self.decide(batch, Ok(appended));
+        self.decide(batch, Ok(placed));
     }
 
     /// It is clear what became of a batch, but maybe not of those of its partition that came before it.
-    fn decide(&mut self, batch: Batch, fate: Result<Appended>) {
+    fn decide(&mut self, batch: Batch, fate: Fate) {
         match self.replicating.get_mut(batch.result().partition()) {
             Some(replicating) => {
                 replicating.batches.push_back((batch, fate));
@@ -343,8 +355,15 @@ impl Sender {
         self.replicating.retain(|_, replicating| {
             while let Some((batch, fate)) = replicating.batches.front() {
                 let partition = &replicating.partition;
+                let high_watermark = partition.high_watermark();
                 let fate = match fate {
-                    Ok(appended) if partition.high_watermark() <= appended.last_offset => {
+                    // Looked at last: what lies below the high watermark by now may be others' records.
+                    Ok((_, before)) if partition.truncations() != *before => {
+                        let reason = "it was truncated before they had it".to_string();
+                        let partition = partition.id().to_string();
+                        Err(core.batch_failed(Error::NotEnoughReplicas { partition, reason }, true))
+                    }
+                    Ok((appended, _)) if high_watermark <= appended.last_offset => {
                         match not_replicated(core, partition, batch, appended) {
                             Some(error) => Err(core.batch_failed(error, false)),
                             None => {
@@ -430,9 +449,9 @@ fn owner(stamp: &ProducerStamp) -> ProducerIdAndEpoch {
     ProducerIdAndEpoch { id: stamp.id, epoch: stamp.epoch }
 }
 
-fn outcome(fate: Result<Appended>) -> Outcome {
+fn outcome(fate: Fate) -> Outcome {
     match fate {
-        Ok(Appended { base_offset, append_time, .. }) => Outcome::Appended { base_offset, append_time },
+        Ok((Appended { base_offset, append_time, .. }, _)) => Outcome::Appended { base_offset, append_time },
         Err(error) => Outcome::Failed(error),
     }
 }

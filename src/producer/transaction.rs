@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::core::Core;
+use super::core::{Core, closed};
 use super::identity::Identity;
 use crate::error::{Error, ErrorClass, Result};
 use crate::group::{GroupMetadata, OffsetCommit};
@@ -64,7 +64,7 @@ enum Phase {
     Aborting,
     /// Something failed that the transaction cannot be without.
     Abortable(Error),
-    /// Another producer has taken its place.
+    /// Another producer has taken its place, or it was closed.
     Fatal(Error),
 }
 
@@ -76,7 +76,7 @@ impl Phase {
             Phase::Committing => "a commit is under way, or has to be made again",
             Phase::Aborting => "an abort is under way, or has to be made again",
             Phase::Abortable(_) => "the transaction can only be aborted",
-            Phase::Fatal(_) => "the producer was replaced",
+            Phase::Fatal(_) => "the producer is of no use any more",
         }
     }
 }
@@ -247,8 +247,6 @@ impl Transactions {
         match &self.state.lock().phase {
             Phase::Abortable(error) => return Err(self.aborted(error)),
             Phase::Fatal(error) => return Err(error.clone()),
-            // The end of the producer has come between, with records undone.
-            Phase::Aborting => return Err(self.aborted(&super::core::closed())),
             _ => {}
         }
         self.end(core, true)
@@ -311,16 +309,20 @@ impl Transactions {
         }
     }
 
-    /// What the end of the producer means for an open transaction. A commit under way is left to come to its end.
+    /// What the end of the producer means for an open transaction. A call under way comes to its end before: offsets
+    /// that it sent behind the abort would belong to a transaction that nobody ends.
     pub(super) fn abort_at_end(&self, identity: Option<&Identity>) {
+        let _one_at_a_time = self.calls.lock();
         let asked = {
             let mut state = self.state.lock();
-            let open = matches!(state.phase, Phase::InTransaction | Phase::Abortable(_) | Phase::Aborting);
             self.open.store(false, Ordering::SeqCst);
-            if open {
-                state.phase = Phase::Aborting;
+            match state.phase {
+                Phase::Fatal(_) => false,
+                _ => {
+                    state.phase = Phase::Fatal(closed());
+                    state.asked
+                }
             }
-            open && state.asked
         };
         if let Some(identity) = identity.filter(|_| asked) {
             // If that fails, its timeout ends it, or the next producer of the id.

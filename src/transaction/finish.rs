@@ -5,7 +5,6 @@
 
 use super::coordinator::Held;
 use super::entry::Known;
-use super::log::with_reopen;
 use crate::error::{Error, Result};
 use crate::format::EndTransactionMarker;
 use crate::format::transaction_records::TransactionState;
@@ -73,7 +72,7 @@ impl Held<'_> {
     /// What was decided to be committed must not be lost with the power, even where appends are not synced.
     fn make_durable(&self, partition: &TopicPartition) -> Result<()> {
         match self.find(partition)? {
-            Some(log) if log.recovery_point() < log.log_end() => with_reopen(&log, || log.flush()),
+            Some(log) if log.recovery_point() < log.log_end() => log.with_reopen(|| log.flush()),
             _ => Ok(()),
         }
     }
@@ -85,7 +84,7 @@ impl Held<'_> {
         while let Some(log) = self.find(partition)? {
             let options = AppendOptions::new().durability(Durability::Synced);
             let (id, epoch) = (known.value.producer_id, known.value.producer_epoch);
-            match with_reopen(&log, || log.end_transaction(id, epoch, marker, options)) {
+            match log.with_reopen(|| log.end_transaction(id, epoch, marker, options)) {
                 // Of a coordinator before this one, since there is one of each store.
                 Err(Error::Fenced { what: "coordinator epoch", current, .. })
                     if current > marker.coordinator_epoch =>

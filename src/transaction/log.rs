@@ -91,7 +91,7 @@ impl StateLog {
             None => Record::tombstone().key(&key),
         };
         let options = AppendOptions::new().coordinator().durability(durability);
-        with_reopen(&log, || log.append_batch_with(std::slice::from_ref(&record), options))?;
+        log.with_reopen(|| log.append_batch_with(std::slice::from_ref(&record), options))?;
         Ok(())
     }
 }
@@ -215,18 +215,4 @@ fn read_record(record: &StoredRecord) -> Result<Said, FormatError> {
     let Some(id) = records::decode_key(record.key().unwrap_or_default())? else { return Ok(None) };
     let value = record.value().map(TransactionValue::decode).transpose()?;
     Ok(Some((id, value)))
-}
-
-/// Does something with a partition; if that fails and it takes no appends then, once more after opening it again.
-pub(super) fn with_reopen<T>(log: &Partition, act: impl Fn() -> Result<T>) -> Result<T> {
-    let error = match act() {
-        Ok(done) => return Ok(done),
-        Err(error) => error,
-    };
-    let poisoned = |error: &Error| matches!(error, Error::Poisoned { .. });
-    let is_poisoned = poisoned(&error) || log.check().is_err_and(|error| poisoned(&error));
-    if !is_poisoned || log.reopen().is_err() {
-        return Err(error);
-    }
-    act()
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use annals::fs::{Call, SimulatedDisk};
 use annals::{
     Delivery, Partition, Producer, ProducerConfig, Record, RecordMetadata, Result, SendOptions, Store,
+    TopicConfig,
 };
 
 use crate::hooked::Hooked;
@@ -31,6 +32,14 @@ pub const fn ms(millis: u64) -> Duration {
 /// Batches wait until they are full or flushed, and are tried again at once and for ever.
 pub fn config() -> ProducerConfig {
     ProducerConfig::new().linger(HOUR).delivery_timeout(1000 * HOUR).retry_backoff(ms(1), ms(1))
+}
+
+/// A store with one topic `t` of one partition, that partition, and a producer.
+pub fn start(config: ProducerConfig) -> (Machine, Store, Partition, Producer) {
+    let machine = Machine::new();
+    let (store, log) = machine.start(TopicConfig::new());
+    let producer = store.producer(config).unwrap();
+    (machine, store, log, producer)
 }
 
 /// Lets time pass until something is so.
@@ -123,9 +132,14 @@ impl Gate {
 
 /// A store in which syncs of log files of topic `t` have to pass the gate.
 pub fn gated(machine: &Machine, gate: &Arc<Gate>) -> Store {
+    gated_at(machine, gate, "t-")
+}
+
+/// A store in which syncs of log files of the topic named so, with a `-` behind, have to pass the gate.
+pub fn gated_at(machine: &Machine, gate: &Arc<Gate>, topic: &'static str) -> Store {
     let gate = Arc::clone(gate);
     let hook = move |call: Call, name: &Path| {
-        let log = name.to_str().is_some_and(|name| name.starts_with("t-") && name.ends_with(".log"));
+        let log = name.to_str().is_some_and(|name| name.starts_with(topic) && name.ends_with(".log"));
         if call == Call::Sync && log {
             gate.pass();
         }

@@ -144,18 +144,10 @@ impl Shard {
     }
 
     /// Appends records, each a key with a value or a tombstone, as one batch.
-    ///
-    /// A partition that an earlier failure has closed to appends is opened again first, once.
     pub(super) fn append(&self, entries: &[Entry], options: AppendOptions) -> Result<Appended> {
         let partition = self.partition()?;
         let records: Vec<Record<'_>> = entries.iter().map(Entry::record).collect();
-        match partition.append_batch_with(&records, options.coordinator()) {
-            Err(Error::Poisoned { .. }) => {
-                partition.reopen()?;
-                partition.append_batch_with(&records, options.coordinator())
-            }
-            appended => appended,
-        }
+        partition.with_reopen(|| partition.append_batch_with(&records, options.coordinator()))
     }
 }
 
