@@ -47,8 +47,8 @@ fn members(store: &Store) -> usize {
 }
 
 /// Takes out what is secret, and counts what it sees.
-#[derive(Debug, Default)]
-struct Secrets(AtomicUsize);
+#[derive(Debug, Default, Clone)]
+struct Secrets(Arc<AtomicUsize>);
 
 impl ConsumerInterceptor for Secrets {
     fn on_consume(&self, mut records: ConsumerRecords) -> ConsumerRecords {
@@ -80,10 +80,10 @@ fn an_interceptor_that_panics_is_passed_over_and_takes_no_record_with_it() {
     for guarantee in [DeliveryGuarantee::AtMostOnce, DeliveryGuarantee::AtLeastOnce] {
         let (_machine, store, logs) = start(1);
         append(&logs[0], &["a", "secret", "b"]);
-        let (before, after) = (Arc::new(Secrets::default()), Arc::new(Secrets::default()));
+        let (before, after) = (Secrets::default(), Secrets::default());
         let config = ConsumerConfig::new().group("g").offset_reset(OffsetReset::Earliest).delivery(guarantee);
-        let config = config.interceptor(Arc::clone(&before) as _).interceptor(Arc::new(Broken));
-        let mut consumer = store.consumer(config.interceptor(Arc::clone(&after) as _)).unwrap();
+        let config = config.interceptor(before.clone()).interceptor(Broken);
+        let mut consumer = store.consumer(config.interceptor(after.clone())).unwrap();
         consumer.subscribe(["t"]).unwrap();
         assert_eq!(poll(&mut consumer), ["t-0:0=a", "t-0:2=b"]);
         assert_eq!(poll(&mut consumer), [""; 0]);

@@ -112,7 +112,7 @@ mod events {
         log.reopen().unwrap();
         machine.clock.advance(Duration::from_secs(60));
         store.maintain().unwrap();
-        let config = ConsumerConfig::new().interceptor(Arc::new(Broken));
+        let config = ConsumerConfig::new().interceptor(Broken);
         let mut consumer = store.consumer(config).unwrap();
         consumer.assign([log.id().clone()]).unwrap();
         consumer.seek_to_beginning([log.id()]).unwrap();
