@@ -39,7 +39,7 @@ use crate::wake::Reply;
 /// - A member that is silent for longer than its session timeout is out. Who coordinates has no thread of its own:
 ///   time passes in [`tick`](Self::tick), which is called by whoever waits for an answer, and by
 ///   [`Store::maintain`](crate::Store::maintain).
-/// - Wakers are called without a lock being held: what they do may be a call of the coordinator.
+/// - Wakers are called and dropped without a lock being held: what they do may be a call of the coordinator.
 ///
 /// [`conformance`](super::conformance) checks all this of any implementation.
 pub trait GroupCoordinator: fmt::Debug + Send + Sync {
