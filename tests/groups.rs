@@ -718,6 +718,21 @@ fn a_store_opened_for_reading_shows_its_groups() {
 }
 
 #[test]
+fn who_may_not_write_takes_no_room() {
+    let fixture = start();
+    let groups = &fixture.groups;
+    groups.commit(&GroupMetadata::simple("there"), &[at("t-0", 1)]).unwrap();
+    fixture.store.close().unwrap();
+    let store =
+        fixture.machine.options().read_only(true).open_in(std::sync::Arc::new(fixture.machine.disk.clone()));
+    let store = store.unwrap();
+    let groups = store.groups_with(GroupConfig::new().groups_max(3)).unwrap();
+    for group in 0..9 {
+        assert_eq!(outcome(now(groups.join(request(&format!("g{group}"))))), "ReadOnly");
+    }
+}
+
+#[test]
 fn settings_are_given_once() {
     let machine = Machine::new();
     let store = machine.open();

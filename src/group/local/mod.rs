@@ -212,6 +212,7 @@ impl LocalGroups {
     fn known_or_new(&self, group: &str) -> Result<(Arc<Shard>, Arc<Cell>)> {
         let closed = || Error::Closed { what: OFFSETS_TOPIC.into() };
         let shard = self.shard(group, true)?.ok_or_else(closed)?;
+        shard.check_writable()?;
         let cell = shard.known_or_new(group, &self.config)?;
         Ok((shard, cell))
     }
@@ -277,9 +278,7 @@ impl LocalGroups {
     /// Where somebody joins who may.
     fn find_to_join(&self, request: &JoinRequest) -> Result<(Arc<Shard>, Arc<Cell>)> {
         if request.member_id.is_empty() {
-            let (shard, cell) = self.known_or_new(&request.group)?;
-            shard.check_writable()?;
-            return Ok((shard, cell));
+            return self.known_or_new(&request.group);
         }
         self.known(&request.group)?.ok_or_else(|| unknown_member(&request.group, &request.member_id))
     }

@@ -203,12 +203,13 @@ impl LocalGroups {
     }
 
     fn expire(&self, shard: &Arc<Shard>) -> Result<()> {
-        if shard.check_writable().is_err() {
+        let cells = shard.cells();
+        if cells.is_empty() || shard.check_writable().is_err() {
             return Ok(());
         }
         let context = self.context();
         let mut failed = Ok(());
-        for cell in shard.cells() {
+        for cell in cells {
             let due = {
                 let group = cell.group.lock();
                 group.is_left() || !group.expired(&context).is_empty()
