@@ -2,6 +2,9 @@
 //!
 //! The words are those of Kafka's classic group protocol, so that a server can put requests of Kafka's clients
 //! through to it.
+//!
+//! Both sides may be anybody's and make what they say, so its structs are not `#[non_exhaustive]`: one more field is
+//! one more thing that either side has to understand.
 
 use std::collections::BTreeMap;
 use std::fmt;
