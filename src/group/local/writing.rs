@@ -59,6 +59,7 @@ fn millis(time: Duration) -> i32 {
 
 /// A write under way: if the file system panics, those who wait for it hear of it, too.
 struct Writing<'a> {
+    /// Given up before anybody is told.
     in_order: Option<MutexGuard<'a, ()>>,
     groups: &'a LocalGroups,
     cell: &'a Cell,
