@@ -408,6 +408,89 @@ fn a_bell_may_call_back() {
     fixture.pass(REBALANCE);
 }
 
+/// Panics when it is woken.
+struct Broken;
+
+impl std::task::Wake for Broken {
+    fn wake(self: std::sync::Arc<Self>) {
+        panic!("a waker is broken");
+    }
+}
+
+fn broken() -> Option<std::task::Waker> {
+    Some(std::sync::Arc::new(Broken).into())
+}
+
+#[test]
+fn a_bell_that_is_broken_concerns_nobody_else() {
+    let fixture = start();
+    let groups = &fixture.groups;
+    let (bells, wakers): (Vec<_>, Vec<_>) = (0..3).map(|_| Bell::new()).unzip();
+    let requests = wakers.into_iter().map(|waker| JoinRequest { waker: Some(waker), ..request("g") });
+    let requests: Vec<JoinRequest> =
+        requests.chain([JoinRequest { waker: broken(), ..request("g") }]).collect();
+    let members = stable_of(groups, requests);
+    let before = bells[0].rings();
+    groups.leave(&members[2], None).unwrap();
+    assert!(bells[0].rings() > before, "who is called beside it");
+    // Nor is an answer lost because somebody else's reply is waited for by such a one.
+    let mut replies: Vec<_> = members[..2].iter().map(|member| groups.join(again(member))).collect();
+    let waker = broken().unwrap();
+    let mut context = std::task::Context::from_waker(&waker);
+    assert!(std::pin::Pin::new(&mut replies[0]).poll(&mut context).is_pending());
+    now(groups.join(again(&members[3]))).unwrap();
+    for reply in replies {
+        assert_eq!(now(reply).unwrap().protocol, "range");
+    }
+}
+
+#[test]
+fn what_is_to_be_written_down_is_although_a_bell_is_broken() {
+    let fixture = start();
+    let groups = &fixture.groups;
+    let place = static_request("g", "a");
+    stable_of(groups, vec![JoinRequest { waker: broken(), ..place.clone() }]);
+    assert_eq!(now(groups.join(place)).unwrap().generation, 1, "it goes on for the other");
+}
+
+#[test]
+fn a_bell_that_is_broken_does_not_end_a_tick() {
+    let fixture = start();
+    let groups = &fixture.groups;
+    let mut bells = Vec::new();
+    for group in 0..8 {
+        stable_of(groups, vec![JoinRequest { waker: broken(), ..request(&format!("broken-{group}")) }]);
+        let (bell, waker) = Bell::new();
+        stable_of(groups, vec![JoinRequest { waker: Some(waker), ..request(&format!("sound-{group}")) }]);
+        bells.push(bell);
+    }
+    fixture.pass(SESSION);
+    assert_eq!(bells.iter().map(|bell| bell.rings()).collect::<Vec<_>>(), [1; 8]);
+    assert!(groups.list().unwrap().iter().all(|listed| listed.state == GroupState::Empty));
+}
+
+#[test]
+fn a_bell_that_goes_may_call_back() {
+    /// What a server keeps of a connection: whoever was there leaves with it.
+    struct Connection(Groups, GroupMetadata);
+    impl std::task::Wake for Connection {
+        fn wake(self: std::sync::Arc<Self>) {}
+    }
+    impl Drop for Connection {
+        fn drop(&mut self) {
+            let _ = self.0.leave(&self.1, None);
+        }
+    }
+    let fixture = start();
+    let groups = &fixture.groups;
+    let members = stable(groups, "g", 2);
+    let connection = std::sync::Arc::new(Connection(groups.clone(), members[1].clone()));
+    let mut first = groups.join(JoinRequest { waker: Some(connection.into()), ..again(&members[0]) });
+    pending(&mut first);
+    let second = groups.join(again(&members[0]));
+    assert_eq!(now(second).unwrap().members.len(), 1, "the other one left with its connection");
+}
+
 #[test]
 fn an_id_that_was_given_is_waited_for_as_long_as_a_session() {
     let fixture = start();
@@ -632,6 +715,21 @@ fn a_store_opened_for_reading_shows_its_groups() {
     assert_eq!(outcome(now(groups.join(request("g")))), "ReadOnly");
     assert_eq!(outcome(groups.delete("g")), "ReadOnly");
     assert_eq!(committed(&groups, "g")["t-0"], 5);
+}
+
+#[test]
+fn who_may_not_write_takes_no_room() {
+    let fixture = start();
+    let groups = &fixture.groups;
+    groups.commit(&GroupMetadata::simple("there"), &[at("t-0", 1)]).unwrap();
+    fixture.store.close().unwrap();
+    let store =
+        fixture.machine.options().read_only(true).open_in(std::sync::Arc::new(fixture.machine.disk.clone()));
+    let store = store.unwrap();
+    let groups = store.groups_with(GroupConfig::new().groups_max(3)).unwrap();
+    for group in 0..9 {
+        assert_eq!(outcome(now(groups.join(request(&format!("g{group}"))))), "ReadOnly");
+    }
 }
 
 #[test]

@@ -244,6 +244,18 @@ fn a_group_with_thousands_of_offsets_goes_too() {
     assert_eq!(everywhere(&machine, &groups, "g").len(), 0);
 }
 
+#[test]
+fn so_does_one_with_the_longest_name() {
+    let (machine, _store, groups) = start();
+    let group = "g".repeat(0x7fff);
+    for part in 0..6 {
+        let commits: Vec<_> = (0..100).map(|number| at(&format!("t-{}", part * 100 + number), 1)).collect();
+        groups.commit(&nobody(&group), &commits).unwrap();
+    }
+    groups.delete(&group).unwrap();
+    assert_eq!(everywhere(&machine, &groups, &group), offsets(&[]));
+}
+
 /// A member that subscribes to topic `read`.
 fn reader(group: &str) -> JoinRequest {
     let topics = vec![TopicName::new("read").unwrap()];
@@ -299,18 +311,39 @@ fn offsets_are_forgotten_when_nobody_has_needed_them_for_a_week() {
 }
 
 #[test]
-fn offsets_of_groups_that_nobody_asks_for_are_forgotten_too() {
-    let (machine, store, groups) = start();
-    groups.commit(&nobody("g"), &[at("t-0", 1)]).unwrap();
-    drop((store, groups));
-    let (store, groups) = open(&machine);
-    for _ in 0..8 {
-        // As the store's own maintenance would, and not so fast that it takes the clock for broken.
-        machine.clock.advance(DAY);
-        store.maintain().unwrap();
+fn offsets_are_forgotten_once_somebody_asks_for_any_beside_them() {
+    let machine = Machine::new();
+    let open = || {
+        let store = machine.open();
+        let groups = store.groups_with(GroupConfig::new().offsets_partitions(2)).unwrap();
+        (store, groups)
+    };
+    let ends = |store: &Store| {
+        let topic = store.topic("__consumer_offsets").unwrap();
+        [0, 1].map(|number| topic.partition(number).unwrap().log_end())
+    };
+    // As the store's own maintenance would, and not so fast that it takes the clock for broken.
+    let week_and_more = |store: &Store| {
+        for _ in 0..8 {
+            machine.clock.advance(DAY);
+            store.maintain().unwrap();
+        }
+    };
+    let (store, groups) = open();
+    let place = |group: &str| groups.offsets_partition(group).unwrap().unwrap().partition;
+    assert_eq!([place("a"), place("b"), place("c")], [1, 0, 1], "a and c lie together");
+    for group in ["a", "b", "c"] {
+        groups.commit(&nobody(group), &[at("t-0", 1)]).unwrap();
     }
-    assert_eq!(log_of(&store).log_end(), 2, "a tombstone");
-    drop(groups);
+    drop((store, groups));
+    let (store, groups) = open();
+    week_and_more(&store);
+    assert_eq!(ends(&store), [1, 2], "nobody asks, and nothing is read");
+    assert_eq!(committed(&groups, "a"), offsets(&[("t-0", 1)]));
+    week_and_more(&store);
+    assert_eq!(ends(&store), [1, 4], "a tombstone each");
+    assert_eq!(committed(&groups, "c"), offsets(&[]));
+    assert_eq!(committed(&groups, "b"), offsets(&[("t-0", 1)]));
 }
 
 #[test]
@@ -465,6 +498,45 @@ fn damage_on_disk_is_an_error_unless_one_goes_on_behind_it() {
     let groups = store.groups_with(config().skip_damage(true)).unwrap();
     assert_eq!(committed(&groups, "h"), offsets(&[("t-0", 7)]));
     assert_eq!(committed(&groups, "g"), offsets(&[("t-0", 19)]));
+}
+
+#[test]
+fn of_a_batch_only_what_cannot_be_read_is_passed_over() {
+    let (machine, store, groups) = start();
+    groups.commit(&nobody("g"), &[at("t-0", 1)]).unwrap();
+    let key = |partition| {
+        GroupRecordKey::Offset { group: "g".into(), topic: "t".into(), partition }.encode().unwrap()
+    };
+    let log = log_of(&store);
+    let good = logs::records(&log, 0)[0].value().unwrap().to_vec();
+    let keys = [key(1), key(2), key(3)];
+    let values = [&good[..], &[0, 9, 1], &good[..]];
+    let batch: Vec<Record<'_>> =
+        keys.iter().zip(values).map(|(key, value)| Record::new(value).key(key)).collect();
+    log.append_batch(&batch).unwrap();
+    drop((store, groups, log));
+    let store = machine.open();
+    let groups = store.groups_with(config().skip_damage(true)).unwrap();
+    assert_eq!(committed(&groups, "g"), offsets(&[("t-0", 1), ("t-1", 1), ("t-3", 1)]));
+}
+
+#[test]
+fn a_loss_that_was_accepted_is_passed_over() {
+    let (machine, store, groups) = start();
+    for offset in 1..4 {
+        groups.commit(&nobody("g"), &[at("t-0", offset), at(&format!("t-{offset}"), offset)]).unwrap();
+    }
+    let machine = machine.killed();
+    drop((store, groups));
+    assert!(machine.disk.flip("__consumer_offsets-0/00000000000000000000.log", 80, 0x40));
+    let (store, groups) = open(&machine);
+    assert_eq!(outcome(groups.committed("g", None, false)), "Corruption");
+    let log = log_of(&store);
+    let damage = log.recovery_report().damage.clone();
+    log.accept_loss(damage[0].from).unwrap();
+    assert_eq!(committed(&groups, "g"), offsets(&[("t-0", 3), ("t-2", 2), ("t-3", 3)]));
+    groups.commit(&nobody("g"), &[at("t-1", 5)]).unwrap();
+    assert_eq!(committed(&groups, "g")["t-1"], 5);
 }
 
 #[test]
@@ -772,6 +844,85 @@ fn a_successor_waits_for_what_the_one_before_it_commits() {
         joining.join().unwrap();
         committing.join().unwrap().unwrap();
     });
+}
+
+#[test]
+fn nobody_hears_later_because_another_group_is_written_down() {
+    let (machine, _store, groups, gate) = gated();
+    let mut bells = Vec::new();
+    for group in 0..8 {
+        let (bell, waker) = Bell::new();
+        stable_of(&groups, vec![JoinRequest { waker: Some(waker), ..request(&format!("g{group}")) }]);
+        bells.push(bell);
+    }
+    machine.clock.advance(SESSION);
+    gate.closed.store(true, Ordering::SeqCst);
+    let groups = &groups;
+    std::thread::scope(|scope| {
+        let gate = gate;
+        let ticking = scope.spawn(|| groups.tick());
+        gate.arrived.recv().unwrap();
+        gate.closed.store(false, Ordering::SeqCst);
+        assert_eq!(bells.iter().map(|bell| bell.rings()).collect::<Vec<_>>(), [1; 8]);
+        gate.open.send(()).unwrap();
+        ticking.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_bell_may_call_back_even_while_the_file_system_panics() {
+    struct Caller(Groups, GroupMetadata);
+    impl std::task::Wake for Caller {
+        fn wake(self: Arc<Self>) {
+            // The last one writes down that the group is empty.
+            for member in self.0.describe("g").map(|described| described.members).unwrap_or_default() {
+                let _ = self.0.leave(&GroupMetadata { member_id: member.member_id, ..self.1.clone() }, None);
+            }
+        }
+    }
+    let disk = SimulatedDisk::new(1);
+    let armed = Arc::new(AtomicBool::new(false));
+    let hook = {
+        let armed = Arc::clone(&armed);
+        move |call: Call, name: &Path| {
+            let log = name.extension().is_some_and(|it| it == "log");
+            if call == Call::Write && log && armed.swap(false, Ordering::SeqCst) {
+                std::panic::panic_any("planned");
+            }
+        }
+    };
+    let machine = Machine::of(disk.clone());
+    let store = machine.options().open_in(Hooked::new(disk, hook)).unwrap();
+    let groups = store.groups_with(config()).unwrap();
+    groups.commit(&nobody("other"), &[at("t-0", 1)]).unwrap();
+    let caller = Arc::new(Caller(groups.clone(), nobody("g")));
+    let joined = now(groups.join(JoinRequest { waker: Some(caller.into()), ..request("g") })).unwrap();
+    armed.store(true, Ordering::SeqCst);
+    catch_unwind(AssertUnwindSafe(|| lead(&groups, "g", &joined))).unwrap_err();
+    assert_eq!(groups.describe("g").unwrap().state, GroupState::Empty);
+}
+
+#[test]
+fn a_place_is_kept_as_long_as_was_said_although_a_commit_ends_later() {
+    let (machine, _store, groups, gate) = gated();
+    let members = stable_of(&groups, vec![static_request("g", "a")]);
+    gate.closed.store(true, Ordering::SeqCst);
+    let groups = &groups;
+    std::thread::scope(|scope| {
+        let gate = gate;
+        let committing = scope.spawn(|| groups.commit(&members[0], &[at("t-0", 5)]));
+        gate.arrived.recv().unwrap();
+        gate.closed.store(false, Ordering::SeqCst);
+        groups.leave(&members[0], Some(SESSION * 3)).unwrap();
+        gate.open.send(()).unwrap();
+        committing.join().unwrap().unwrap();
+    });
+    machine.clock.advance(SESSION * 2);
+    groups.tick().unwrap();
+    assert_eq!(groups.describe("g").unwrap().members.len(), 1);
+    machine.clock.advance(SESSION);
+    groups.tick().unwrap();
+    assert_eq!(groups.describe("g").unwrap().members.len(), 0);
 }
 
 #[test]

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use annals::format::consumer_protocol::{Assignment, Subscription};
-use annals::fs::Crash;
+use annals::fs::{Call, Crash, Fault, When};
 use annals::group::{
     Assigned, Assignor, CooperativeStickyAssignor, GroupConfig, GroupMember, GroupMetadata, GroupState,
     JoinRequest, Joined, OffsetAndMetadata, OffsetCommit, RangeAssignor, StickyAssignor, SyncRequest,
@@ -85,6 +85,11 @@ struct World {
     generations: i32,
     /// How often a commit was refused to who was not the owner any more.
     refused: usize,
+    /// The clients are in processes of their own, and live on when that of the coordinator ends; and the disk fails.
+    elsewhere: bool,
+    /// Where a commit failed for the disk's sake: it is not to be seen, but may be there after a crash.
+    in_doubt: BTreeSet<TopicPartition>,
+    crashes: usize,
 }
 
 fn open(machine: &Machine) -> (Store, Groups) {
@@ -111,6 +116,9 @@ impl World {
             taken: BTreeMap::new(),
             generations: 0,
             refused: 0,
+            elsewhere: false,
+            in_doubt: BTreeSet::new(),
+            crashes: 0,
         }
     }
 
@@ -133,6 +141,7 @@ impl World {
             member_id: client.member.member_id.clone(),
             instance_id: client.member.instance_id.clone(),
             client_id: format!("client-{}", client.name),
+            client_host: if self.elsewhere { "elsewhere" } else { JoinRequest::IN_PROCESS }.into(),
             // Shorter than a session: who sleeps is late before it is taken for dead.
             rebalance_timeout: SESSION / 2,
             protocols: vec![(self.assignor.name().to_owned(), bytes.into())],
@@ -259,6 +268,8 @@ impl World {
                 client.owned.clear();
                 client.member = GroupMetadata::simple(GROUP);
             }
+            // It leads, and what it brought could not be written down.
+            "Io" | "StorageFull" | "Poisoned" if self.elsewhere => {}
             other => panic!("client {}: {other}", client.name),
         }
         client.doing = Doing::Joining(self.groups.join(self.request(client)));
@@ -283,11 +294,15 @@ impl World {
                     let offset = commit.position.offset;
                     let before = self.taken.insert(commit.partition.clone(), offset).unwrap_or(0);
                     assert_eq!(before + 1, offset, "client {} commits {}", client.name, commit.partition);
+                    self.in_doubt.remove(&commit.partition);
                     client.owned.insert(commit.partition, offset);
                 }
             }
             // What was done and could not be committed is done again, by whoever has it then.
             Err(Error::RebalanceInProgress { .. }) => {}
+            Err(Error::Io { .. } | Error::StorageFull { .. } | Error::Poisoned { .. }) if self.elsewhere => {
+                self.in_doubt.extend(commits.into_iter().map(|commit| commit.partition));
+            }
             Err(_) => self.refused += 1,
         }
     }
@@ -344,13 +359,31 @@ impl World {
             }
             6 => self.machine.clock.advance(Duration::from_millis(self.chance.below(5_000) as u64)),
             _ if self.chance.one_in(200) => self.crash(),
+            _ if self.elsewhere => self.trouble(),
             _ => {}
+        }
+    }
+
+    /// The disk is full, has room again, or fails.
+    fn trouble(&mut self) {
+        let disk = &self.machine.disk;
+        match self.chance.below(6) {
+            0 => disk.set_capacity(Some(disk.used() + self.chance.below(2_000) as u64)),
+            1..=3 => disk.set_capacity(None),
+            _ => {
+                let call = [Call::Write, Call::Sync][self.chance.below(2)];
+                let fault = [Fault::Error(5), Fault::Late(5), Fault::Forget][self.chance.below(3)];
+                disk.fail(When::next().of(&[call]).under("__consumer_offsets-0"), fault);
+            }
         }
     }
 
     /// The process ends, with all clients in it.
     fn crash(&mut self) {
-        self.clients.clear();
+        self.crashes += 1;
+        if !self.elsewhere {
+            self.clients.clear();
+        }
         let seed = self.chance.below(1000) as u64;
         let disk = self.machine.disk.crash(Crash::PowerCut { seed });
         self.machine = Machine { disk, clock: std::sync::Arc::clone(&self.machine.clock) };
@@ -358,6 +391,15 @@ impl World {
         let found = self.groups.committed(GROUP, None, false).unwrap();
         let found: BTreeMap<TopicPartition, u64> =
             found.into_iter().map(|(partition, committed)| (partition, committed.offset)).collect();
+        for partition in std::mem::take(&mut self.in_doubt) {
+            let taken = self.taken.get(&partition).copied().unwrap_or(0);
+            if found.get(&partition) == Some(&(taken + 1)) {
+                // Whoever did that goes on from there.
+                let owned = self.clients.iter_mut().filter_map(|client| client.owned.get_mut(&partition));
+                owned.filter(|offset| **offset == taken).for_each(|offset| *offset += 1);
+                self.taken.insert(partition, taken + 1);
+            }
+        }
         assert_eq!(found, self.taken, "after a power cut");
     }
 
@@ -367,12 +409,13 @@ impl World {
             let index = self.chance.below(self.clients.len());
             self.poll(index);
         }
-        self.groups.tick().unwrap();
+        assert!(self.groups.tick().is_ok() || self.elsewhere);
         self.check_owners();
     }
 
     /// Nothing happens any more, and in the end everybody has something to do and everything is somebody's.
     fn settle(&mut self) {
+        self.machine.disk.set_capacity(None);
         if self.clients.is_empty() {
             self.start_client(None);
         }
@@ -393,7 +436,10 @@ impl World {
 }
 
 fn run(assignor: Box<dyn Assignor>, cooperative: bool, rebalances: i32, seed: u64) {
-    let mut world = World::new(assignor, cooperative, seed);
+    run_in(World::new(assignor, cooperative, seed), rebalances);
+}
+
+fn run_in(mut world: World, rebalances: i32) {
     while world.generations < rebalances {
         world.disturb();
         let passes = world.chance.below(4);
@@ -402,6 +448,7 @@ fn run(assignor: Box<dyn Assignor>, cooperative: bool, rebalances: i32, seed: u6
         }
     }
     world.settle();
+    assert!(world.crashes > 0);
     assert!(world.refused > 0, "nobody ever spoke for what was not his any more");
     assert!(world.taken.len() == 11 && world.taken.values().all(|offset| *offset > 100));
 }
@@ -419,4 +466,18 @@ fn of_eager_members_who_keep_what_they_can() {
 #[test]
 fn of_cooperative_members() {
     run(Box::new(CooperativeStickyAssignor), true, 3_000, 0xbf58_476d_1ce4_e5b9);
+}
+
+#[test]
+fn of_members_elsewhere_and_a_disk_that_fails() {
+    let mut world = World::new(Box::new(CooperativeStickyAssignor), true, 0x94d0_49bb_1331_11eb);
+    world.elsewhere = true;
+    run_in(world, 2_000);
+}
+
+#[test]
+fn of_eager_members_elsewhere_and_a_disk_that_fails() {
+    let mut world = World::new(Box::new(RangeAssignor), false, 0x14c2_ca6a_f034_a9c1);
+    world.elsewhere = true;
+    run_in(world, 2_000);
 }

@@ -689,3 +689,30 @@ fn a_handle_of_a_deleted_topic_never_reads_the_files_of_one_that_took_its_name()
     assert_eq!(values(&old, 0), [(0, "old".into())]);
     assert_eq!(values(&new, 0), [(0, "new".into())]);
 }
+
+#[test]
+fn a_partition_that_waited_for_room_keeps_what_it_acknowledges() {
+    let used = {
+        let machine = Machine::new();
+        let _store = machine.open();
+        machine.disk.used()
+    };
+    let mut waited = 0;
+    for room in 0..2_000 {
+        let machine = Machine::new();
+        let store = machine.open();
+        machine.disk.set_capacity(Some(used + room));
+        let made = store.create_topic("t", TopicConfig::new());
+        machine.disk.set_capacity(None);
+        let topic = match (made, store.topic("t")) {
+            (Ok(_), _) => break,
+            (Err(_), Ok(topic)) => topic,
+            (Err(_), Err(_)) => continue,
+        };
+        waited += 1;
+        append(&topic.partition(0).unwrap(), &["kept"]);
+        let (_store, log) = machine.cut_off().restart();
+        assert_eq!(values(&log, 0), [(0, "kept".into())], "{room} bytes of room");
+    }
+    assert!(waited > 0, "it was never there without its log");
+}

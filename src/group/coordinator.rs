@@ -2,6 +2,9 @@
 //!
 //! The words are those of Kafka's classic group protocol, so that a server can put requests of Kafka's clients
 //! through to it.
+//!
+//! Both sides may be anybody's and make what they say, so its structs are not `#[non_exhaustive]`: one more field is
+//! one more thing that either side has to understand.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -39,7 +42,7 @@ use crate::wake::Reply;
 /// - A member that is silent for longer than its session timeout is out. Who coordinates has no thread of its own:
 ///   time passes in [`tick`](Self::tick), which is called by whoever waits for an answer, and by
 ///   [`Store::maintain`](crate::Store::maintain).
-/// - Wakers are called without a lock being held: what they do may be a call of the coordinator.
+/// - Wakers are called and dropped without a lock being held: what they do may be a call of the coordinator.
 ///
 /// [`conformance`](super::conformance) checks all this of any implementation.
 pub trait GroupCoordinator: fmt::Debug + Send + Sync {

@@ -30,6 +30,7 @@ mod read;
 mod recovery;
 mod removal;
 mod reopen;
+mod replay;
 mod restore;
 mod retention;
 mod roll;

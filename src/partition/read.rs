@@ -659,7 +659,7 @@ impl Cursor {
 
     /// A batch with a good checksum whose records do not decode: damaged before it was stored, or a codec that is
     /// not compiled in.
-    fn undecodable(&mut self, batch: &RecordBatch, error: &FormatError) -> Error {
+    pub(super) fn undecodable(&mut self, batch: &RecordBatch, error: &FormatError) -> Error {
         let offset = batch.next_offset();
         let Some(place) = &self.place else { return self.missing(self.wanted, offset, "") };
         let here = place.reader.position();

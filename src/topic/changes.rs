@@ -121,15 +121,15 @@ impl Shared {
         }
     }
 
-    /// Its directory may have had to wait for room.
+    /// Its directory may have had to wait for room; or it is there, and what would have made its name durable failed.
     fn make_directory_if_missing(&self, state: &TopicState, number: u32) -> Result<()> {
         match retry(|| self.fs.metadata(&state.directory(number))) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                self.make_directory(state, number)?;
-                sync_dir(&*self.fs, Path::new(""))
+                self.make_directory(state, number)?
             }
-            _ => Ok(()),
+            _ => {}
         }
+        sync_dir(&*self.fs, Path::new(""))
     }
 
     pub(super) fn configure<'a>(

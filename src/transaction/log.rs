@@ -11,7 +11,7 @@ use super::entry::{Entry, Known};
 use crate::error::{Error, FormatError, Result};
 use crate::format::coordinator_partition;
 use crate::format::transaction_records::{self as records, TransactionState, TransactionValue};
-use crate::format::{Record, StoredRecord};
+use crate::format::{Record, RecordView};
 use crate::partition::{AppendOptions, CleanupPolicy, CompressionType, Durability, Partition};
 use crate::topic::{StoreHandle, Topic, TopicConfig};
 
@@ -170,16 +170,11 @@ impl Shard {
     fn load(&self, log: &StateLog, store: &StoreHandle) -> Result<HashMap<Arc<str>, Arc<Entry>>> {
         let partition = log.topic.partition(self.number)?;
         let mut known: HashMap<Arc<str>, TransactionValue> = HashMap::new();
-        let mut records = partition.read_from(partition.log_start())?;
-        // What was lost and accepted as lost keeps nobody from the rest.
-        let accepted = !partition.recovery_report().damage.is_empty() && partition.check().is_ok();
-        while let Some(record) = records.next() {
-            let record = match record {
-                Ok(record) => record,
-                Err(_) if accepted && records.skip_damage().is_some() => continue,
-                Err(error) => return Err(error),
-            };
-            let read = read_record(&record).map_err(|error| Error::Corruption {
+        partition.replay(false, |header, record| {
+            if header.control {
+                return Ok(());
+            }
+            let read = read_record(record).map_err(|error| Error::Corruption {
                 path: partition.path(),
                 position: 0,
                 offset: record.offset(),
@@ -194,7 +189,8 @@ impl Shard {
                 }
                 None => {}
             }
-        }
+            Ok(())
+        })?;
         let ids = |value: &TransactionValue| {
             [Some(value.producer_id), value.next_producer_id, value.previous_producer_id]
         };
@@ -211,7 +207,7 @@ impl Shard {
 /// What a record says of which id; `None` if it is of a kind that is not known.
 type Said = Option<(String, Option<TransactionValue>)>;
 
-fn read_record(record: &StoredRecord) -> Result<Said, FormatError> {
+fn read_record(record: &RecordView<'_>) -> Result<Said, FormatError> {
     let Some(id) = records::decode_key(record.key().unwrap_or_default())? else { return Ok(None) };
     let value = record.value().map(TransactionValue::decode).transpose()?;
     Ok(Some((id, value)))

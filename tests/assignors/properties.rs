@@ -209,6 +209,26 @@ proptest! {
     }
 
     #[test]
+    fn cooperative_members_come_to_rest_however_often_they_change_their_minds(
+        group in group(false),
+        claims in any_claims(),
+        changes in vec((vec(any_wanted(), 9), any_topics()), 1..4),
+    ) {
+        // Kafka's own tests allow its assignor one more. Here, more than two are rare, and more than three were not
+        // found among millions of groups.
+        let mut group = group;
+        claim(&mut group, claims);
+        for (minds, topics) in changes {
+            let ids: Vec<String> = group.members.keys().cloned().collect();
+            for (id, wanted) in ids.iter().zip(minds).step_by(2) {
+                group.join(id, "").subscription.topics = wanted;
+            }
+            group.topics.extend(topics);
+            prop_assert!(group.rebalance(&CooperativeStickyAssignor) <= 4);
+        }
+    }
+
+    #[test]
     fn nothing_moves_if_nothing_changes(group in prop_oneof![group(true), group(false)]) {
         for assignor in STICKY {
             let mut group = group.clone();

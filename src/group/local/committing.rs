@@ -42,7 +42,7 @@ impl Committing<'_> {
 impl Drop for Committing<'_> {
     fn drop(&mut self) {
         let begun = self.begun;
-        self.end_at(&begun).deliver_unwinding();
+        self.end_at(&begun).deliver();
     }
 }
 

@@ -136,7 +136,8 @@ impl GroupConfig {
 
     /// How long offsets are kept that nobody needs (`offsets.retention.minutes`); by default 7 days. The time runs
     /// from when the group lost its last member; of a group without members ever, and of topics that a group no
-    /// longer subscribes to, from the last commit.
+    /// longer subscribes to, from the last commit. A partition of `__consumer_offsets` of which no group has been used
+    /// since the store was opened is not looked at.
     #[must_use]
     pub fn offsets_retention(mut self, retention: Duration) -> Self {
         self.offsets_retention = retention;
@@ -150,9 +151,10 @@ impl GroupConfig {
         self
     }
 
-    /// Whether damage in the log of offsets is passed over. By default it is not: groups whose offsets may be damaged
-    /// cannot be used, and say why. With it, they go on from what can still be read, which may be older than what
-    /// they had committed: their records may be delivered again.
+    /// Whether damage in the log of offsets is passed over. By default it is not, unless its loss was
+    /// [accepted](crate::Partition::accept_loss): groups whose offsets may be damaged cannot be used, and say why. With
+    /// it, they go on from what can still be read, which may be older than what they had committed: their records may
+    /// be delivered again.
     #[must_use]
     pub fn skip_damage(mut self, skip: bool) -> Self {
         self.skip_damage = skip;

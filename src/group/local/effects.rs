@@ -15,6 +15,7 @@ pub(super) struct Effects {
     joins: Vec<(Replier<Joined>, Result<Joined>)>,
     syncs: Vec<(Replier<Assigned>, Result<Assigned>)>,
     wakers: Vec<Waker>,
+    retired: Vec<Waker>,
     /// What is to be written down of the group before anything else.
     pub(super) write: Option<Write>,
     /// Whether anything may be due earlier than it was.
@@ -57,16 +58,22 @@ impl Effects {
         self.joins.is_empty() && self.syncs.is_empty() && self.wakers.is_empty() && self.write.is_none()
     }
 
-    /// Tells everybody. Called without a lock: a waker may be anybody's code. Returns what is to be written down.
-    pub(super) fn deliver(self) -> Option<Write> {
-        self.syncs.into_iter().for_each(|(replier, answer)| replier.send(answer));
-        self.joins.into_iter().for_each(|(replier, answer)| replier.send(answer));
-        self.wakers.into_iter().for_each(Waker::wake);
-        self.write
+    /// A waker that is needed no more goes: what it keeps goes with it, and may be anything.
+    pub(super) fn retire(&mut self, waker: Option<Waker>) {
+        self.retired.extend(waker);
     }
 
-    /// As [`deliver`](Self::deliver), while a panic is on its way: another one must not end the process.
-    pub(super) fn deliver_unwinding(self) {
-        let _ = catch_unwind(AssertUnwindSafe(|| self.deliver()));
+    /// Tells everybody. Called without a lock: a waker may be anybody's code. One that panics is the matter of who
+    /// made it, and of nobody who is told besides, or by whose call that happens. Returns what is to be written down.
+    pub(super) fn deliver(self) -> Option<Write> {
+        self.syncs.into_iter().for_each(|(replier, answer)| apart(|| replier.send(answer)));
+        self.joins.into_iter().for_each(|(replier, answer)| apart(|| replier.send(answer)));
+        self.wakers.into_iter().for_each(|waker| apart(|| waker.wake()));
+        self.retired.into_iter().for_each(|waker| apart(|| drop(waker)));
+        self.write
     }
+}
+
+fn apart(tell: impl FnOnce()) {
+    let _ = catch_unwind(AssertUnwindSafe(tell));
 }

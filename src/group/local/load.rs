@@ -12,13 +12,10 @@ use crate::error::{Error, FormatError, Result};
 use crate::format::group_records::{
     GroupMetadataMember, GroupMetadataValue, GroupRecordKey, OffsetCommitValue,
 };
-use crate::format::{EndTransactionMarker, RecordBatch, RecordView};
+use crate::format::{EndTransactionMarker, RecordView};
 use crate::group::coordinator::{GroupState, JoinRequest, OffsetAndMetadata};
-use crate::partition::{FetchOptions, Isolation, Partition};
+use crate::partition::Partition;
 use crate::types::{TopicName, TopicPartition};
-
-/// How much of the log is in memory at once, in bytes.
-const FETCH_BYTES: u64 = 4 << 20;
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -30,71 +27,23 @@ pub(super) struct Loaded {
 /// Reads a partition.
 pub(super) fn load(partition: &Partition, context: &Context<'_>) -> Result<Loaded> {
     let mut loaded = Loaded::default();
-    let mut offset = partition.log_start();
-    let options = FetchOptions::new().max_bytes(FETCH_BYTES).isolation(Isolation::LogEnd);
-    loop {
-        let fetched = match fetch(partition, offset, options, context)? {
-            Some(fetched) => fetched,
-            None => break,
+    partition.replay(context.config.skip_damage, |header, record| {
+        let producer_id = header.producer_id.filter(|_| header.transactional);
+        let replayed = match producer_id {
+            Some(producer_id) if header.control => loaded.end_transaction(producer_id, record),
+            _ if header.control => Ok(()),
+            _ => loaded.replay_record(record, producer_id),
         };
-        for batch in &fetched.0 {
-            if let Err(error) = loaded.replay(partition, batch, offset) {
-                if !(context.config.skip_damage && is_damage(&error)) {
-                    return Err(error);
-                }
-            }
-        }
-        offset = fetched.1;
-    }
+        replayed.map_err(|error| unreadable(partition, record.offset(), &error))
+    })?;
     loaded.groups.values_mut().for_each(|group| settle(group, context));
     loaded.groups.retain(|_, group| !group.is_void());
     Ok(loaded)
 }
 
-/// The next batches, and where to go on; `None` at the end.
-fn fetch(
-    partition: &Partition,
-    offset: u64,
-    options: FetchOptions,
-    context: &Context<'_>,
-) -> Result<Option<(Vec<RecordBatch>, u64)>> {
-    match partition.fetch(offset, options) {
-        Ok(fetched) if fetched.batches.is_empty() => Ok(None),
-        Ok(fetched) => Ok(Some((fetched.batches, fetched.next_offset))),
-        Err(error) if context.config.skip_damage && is_damage(&error) => {
-            let mut records = partition.read_from_with(offset, Isolation::LogEnd)?;
-            // The same damage, behind which reading goes on.
-            let damaged = records.by_ref().find_map(Result::err).is_some();
-            let behind = records.skip_damage().filter(|behind| damaged && *behind > offset);
-            Ok(behind.map(|behind| (Vec::new(), behind)))
-        }
-        Err(error) => Err(error),
-    }
-}
-
-fn is_damage(error: &Error) -> bool {
-    matches!(error, Error::Corruption { .. } | Error::MissingOffsets { .. } | Error::UnsupportedFormat { .. })
-}
-
 impl Loaded {
     fn group(&mut self, id: &str) -> &mut Group {
         self.groups.entry(id.to_owned()).or_insert_with(|| Group::new(id))
-    }
-
-    fn replay(&mut self, partition: &Partition, batch: &RecordBatch, from: u64) -> Result<()> {
-        let limit = partition.config().max_decompressed_bytes as usize;
-        let broken = |error: FormatError| unreadable(partition, batch.base_offset(), &error);
-        let header = batch.header();
-        let producer_id = header.producer_id.filter(|_| header.transactional);
-        for record in batch.records(limit).map_err(broken)?.iter().filter(|record| record.offset() >= from) {
-            let replayed = match producer_id {
-                Some(producer_id) if header.control => self.end_transaction(producer_id, &record),
-                _ if header.control => Ok(()),
-                _ => self.replay_record(&record, producer_id),
-            };
-            replayed.map_err(|error| unreadable(partition, record.offset(), &error))?;
-        }
-        Ok(())
     }
 
     fn end_transaction(&mut self, producer_id: i64, record: &RecordView<'_>) -> Result<(), FormatError> {

@@ -66,9 +66,11 @@ impl Member {
         known.map(|(_, metadata)| metadata.clone()).unwrap_or_default()
     }
 
-    /// It was heard of.
+    /// It was heard of. One that is away has its place for as long as was said.
     pub(super) fn renew(&mut self, now: Duration) {
-        self.deadline = now.saturating_add(self.session_timeout);
+        if !self.away {
+            self.deadline = now.saturating_add(self.session_timeout);
+        }
     }
 
     /// Whether it is known to live, whatever its deadline says: it waits for an answer, or its commit for the disk.

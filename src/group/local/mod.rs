@@ -24,7 +24,7 @@ mod removal;
 mod shard;
 mod writing;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -148,16 +148,16 @@ impl LocalGroups {
 
     /// The parts of all groups; none if there is no topic, and none is to be made.
     fn shards(&self, make: bool) -> Result<Option<Arc<Shards>>> {
-        let topic = if make {
-            Some(self.handle.topic_or_create(OFFSETS_TOPIC, self.topic_config())?)
-        } else {
-            match self.handle.topic(OFFSETS_TOPIC) {
-                Ok(topic) => Some(topic),
-                Err(Error::UnknownTopic { .. }) => None,
-                Err(error) => return Err(error),
-            }
-        };
+        if make {
+            self.handle.topic_or_create(OFFSETS_TOPIC, self.topic_config())?;
+        }
         let mut current = self.shards.lock();
+        // Looked up under the lock: of two lives of the topic the later one stays.
+        let topic = match self.handle.topic(OFFSETS_TOPIC) {
+            Ok(topic) => Some(topic),
+            Err(Error::UnknownTopic { .. }) => None,
+            Err(error) => return Err(error),
+        };
         let same = |shards: &Arc<Shards>, topic: &Topic| shards.topic.id() == topic.id();
         let before = match (&*current, topic) {
             (Some(shards), Some(topic)) if same(shards, &topic) => return Ok(Some(Arc::clone(shards))),
@@ -212,6 +212,7 @@ impl LocalGroups {
     fn known_or_new(&self, group: &str) -> Result<(Arc<Shard>, Arc<Cell>)> {
         let closed = || Error::Closed { what: OFFSETS_TOPIC.into() };
         let shard = self.shard(group, true)?.ok_or_else(closed)?;
+        shard.check_writable()?;
         let cell = shard.known_or_new(group, &self.config)?;
         Ok((shard, cell))
     }
@@ -277,9 +278,7 @@ impl LocalGroups {
     /// Where somebody joins who may.
     fn find_to_join(&self, request: &JoinRequest) -> Result<(Arc<Shard>, Arc<Cell>)> {
         if request.member_id.is_empty() {
-            let (shard, cell) = self.known_or_new(&request.group)?;
-            shard.check_writable()?;
-            return Ok((shard, cell));
+            return self.known_or_new(&request.group);
         }
         self.known(&request.group)?.ok_or_else(|| unknown_member(&request.group, &request.member_id))
     }
@@ -442,9 +441,11 @@ impl GroupCoordinator for LocalGroups {
         stable: bool,
     ) -> Result<BTreeMap<TopicPartition, OffsetAndMetadata>> {
         let Some((_, cell)) = self.known(group)? else { return Ok(BTreeMap::new()) };
+        let among: Option<BTreeSet<&TopicPartition>> = partitions.map(|wanted| wanted.iter().collect());
+        let wanted =
+            |partition: &&TopicPartition| among.as_ref().is_none_or(|among| among.contains(partition));
         let known = cell.group.lock();
-        let wanted = |partition: &TopicPartition| partitions.is_none_or(|wanted| wanted.contains(partition));
-        if let Some(pending) = known.offsets.pending().find(|partition| stable && wanted(partition)) {
+        if let Some(pending) = stable.then(|| known.offsets.pending().find(wanted)).flatten() {
             let (group, partition) = (group.to_owned(), pending.to_string());
             return Err(Error::UnstableOffsets { group, partition });
         }
@@ -505,8 +506,11 @@ impl GroupCoordinator for LocalGroups {
         };
         let mut failed = Ok(());
         if let Some(shards) = &shards {
-            for (shard, cell, effects) in self.look(shards) {
-                let Some(write) = effects.deliver() else { continue };
+            // Nobody is told later because the disk is being waited for.
+            let told =
+                self.look(shards).into_iter().map(|(shard, cell, effects)| (shard, cell, effects.deliver()));
+            for (shard, cell, write) in told.collect::<Vec<_>>() {
+                let Some(write) = write else { continue };
                 match self.write(&shard, &cell, write) {
                     // Whoever opens it for writing will write it down.
                     Ok(()) | Err(Error::ReadOnly { .. }) => {}

@@ -206,7 +206,7 @@ impl Group {
         let id = request.member_id.clone();
         self.check_member(&id, request.instance_id.as_deref())?;
         let Some(member) = self.members.get_mut(&id) else { return Err(self.unknown(&id)) };
-        member.waker = request.waker;
+        effects.retire(std::mem::replace(&mut member.waker, request.waker));
         member.session_timeout = request.session_timeout;
         member.rebalance_timeout = request.rebalance_timeout;
         member.renew(context.now);

@@ -16,6 +16,9 @@ use crate::types::TopicPartition;
 
 /// How many tombstones are appended at once.
 const TOMBSTONES_MAX: usize = 1000;
+/// The most bytes that one has besides the id of its group, with its share of the batch: the name of a topic, and
+/// lengths.
+const TOMBSTONE_BYTES_MAX: usize = 400;
 
 /// When it is looked next for what is too old.
 #[derive(Debug)]
@@ -103,7 +106,9 @@ impl<'a> Hold<'a> {
     /// Writes tombstones for the offsets, and forgets them.
     fn remove(&self, shard: &Shard, partitions: &[TopicPartition]) -> Result<()> {
         let id = self.0.group.lock().id.clone();
-        for chunk in partitions.chunks(TOMBSTONES_MAX) {
+        let each = id.len() + TOMBSTONE_BYTES_MAX;
+        let room = shard.partition()?.config().max_message_bytes as usize / each;
+        for chunk in partitions.chunks(room.clamp(1, TOMBSTONES_MAX)) {
             let tombstone = |partition| offset_key(&id, partition).map(Entry::tombstone);
             let entries: Vec<Entry> = chunk.iter().map(tombstone).collect::<Result<_>>()?;
             let appended = shard.append(&entries, AppendOptions::new())?;
@@ -185,8 +190,11 @@ impl LocalGroups {
             }
             retention.due
         };
+        // Of shards that nobody has used since the store was opened nothing is in memory, and for this it shall not be
+        // read: their positions may be millions. They are not many more for waiting, since compaction keeps one of
+        // each, and go once somebody uses one of them. A broker has loaded all that it leads, whoever uses it.
         for shard in shards.iter().flat_map(|shards| &shards.all) {
-            let expired = self.load(shard).and_then(|()| self.expire(shard));
+            let expired = self.expire(shard);
             if failed.is_ok() {
                 *failed = expired;
             }
@@ -195,12 +203,13 @@ impl LocalGroups {
     }
 
     fn expire(&self, shard: &Arc<Shard>) -> Result<()> {
-        if shard.check_writable().is_err() {
+        let cells = shard.cells();
+        if cells.is_empty() || shard.check_writable().is_err() {
             return Ok(());
         }
         let context = self.context();
         let mut failed = Ok(());
-        for cell in shard.cells() {
+        for cell in cells {
             let due = {
                 let group = cell.group.lock();
                 group.is_left() || !group.expired(&context).is_empty()

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::MutexGuard;
 
 use super::effects::{Effects, Write};
 use super::group::{Context, Group};
@@ -58,6 +59,8 @@ fn millis(time: Duration) -> i32 {
 
 /// A write under way: if the file system panics, those who wait for it hear of it, too.
 struct Writing<'a> {
+    /// Given up before anybody is told.
+    in_order: Option<MutexGuard<'a, ()>>,
     groups: &'a LocalGroups,
     cell: &'a Cell,
     write: Option<Write>,
@@ -81,7 +84,8 @@ impl Drop for Writing<'_> {
         let failed = Error::InvalidState { action: "write a group down", reason };
         let begun = self.begun;
         let (_, effects) = self.end(Err(failed), &begun);
-        effects.deliver_unwinding();
+        self.in_order = None;
+        effects.deliver();
     }
 }
 
@@ -94,7 +98,7 @@ impl LocalGroups {
     }
 
     fn write_in_order(&self, shard: &Shard, cell: &Cell, write: Write) -> (Result<()>, Effects) {
-        let _in_order = cell.scribe.lock();
+        let in_order = cell.scribe.lock();
         let found = {
             let mut group = cell.group.lock();
             if let Write::Successor(_) = &write {
@@ -107,7 +111,8 @@ impl LocalGroups {
             group.to_write(&write).map(|value| (group.id.clone(), value))
         };
         let Some((id, value)) = found else { return (Ok(()), Effects::default()) };
-        let mut writing = Writing { groups: self, cell, write: Some(write), begun: self.context() };
+        let (in_order, write) = (Some(in_order), Some(write));
+        let mut writing = Writing { in_order, groups: self, cell, write, begun: self.context() };
         let written = group_key(&id).and_then(|key| {
             let value = value.encode().map_err(|source| Error::InvalidBatch { source })?;
             shard.append(&[Entry { key, value: Some(value) }], AppendOptions::new())
