@@ -23,7 +23,8 @@ use crate::types::TopicName;
 /// Only topics with `annals.replicated` have replicas that count: there the batch has to lie below the
 /// [high watermark](crate::Partition::high_watermark), which whoever replicates raises once `min.insync.replicas` have
 /// it. If that takes longer than the delivery timeout, the delivery fails with
-/// [`Error::NotEnoughReplicas`](crate::Error::NotEnoughReplicas), and the record stays in the log.
+/// [`Error::NotEnoughReplicas`](crate::Error::NotEnoughReplicas), and the record stays in the log unless it is
+/// truncated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Acks {
