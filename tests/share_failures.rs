@@ -201,6 +201,41 @@ fn one_that_waits_for_what_a_crash_has_hidden_is_woken_once_it_is_seen_again() {
 }
 
 #[test]
+fn one_that_waits_for_what_a_crash_has_hidden_is_woken_even_if_there_is_no_room_for_more() {
+    for priority in [false, true] {
+        let machine = Machine::new();
+        let replicated = TopicConfig::new().set("annals.replicated", "true").unwrap();
+        let (store, log) = machine.start(replicated);
+        append(&log, &["a"]);
+        append(&log, &["b"]);
+        log.set_high_watermark(2).unwrap();
+        let workers = |store: &Store| {
+            let config = ShareConfig::new().group("workers").offset_reset(ShareOffsetReset::Earliest);
+            let config = config.acknowledgement_mode(AcknowledgementMode::Explicit).max_in_flight(2);
+            let config = if priority { config.priority(LowestKeyFirst) } else { config };
+            let mut worker = store.share_consumer(config).unwrap();
+            worker.subscribe(["t"]).unwrap();
+            worker
+        };
+        let mut worker = workers(&store);
+        for record in worker.poll(NOW).unwrap() {
+            worker.acknowledge(&record, Acknowledge::Release).unwrap();
+        }
+        worker.commit().unwrap();
+        let (store, log) = machine.cut_off().restart();
+        assert_eq!((log.high_watermark(), log.log_end()), (0, 2));
+        let mut worker = workers(&store);
+        assert!(worker.poll(NOW).unwrap().is_empty());
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(move || offsets(&worker.poll(Duration::from_secs(3600)).unwrap()));
+            std::thread::sleep(Duration::from_millis(100));
+            log.set_high_watermark(1).unwrap();
+            assert_eq!(waiting.join().unwrap(), [0], "by priority: {priority}");
+        });
+    }
+}
+
+#[test]
 fn finished_records_that_are_deleted_before_they_are_read_over_keep_nothing_back() {
     let machine = Machine::new();
     let (store, log) = machine.start(TopicConfig::new().segment_bytes(100));
