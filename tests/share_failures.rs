@@ -236,6 +236,33 @@ fn one_that_waits_for_what_a_crash_has_hidden_is_woken_even_if_there_is_no_room_
 }
 
 #[test]
+fn a_loss_of_progress_that_was_accepted_keeps_nobody_from_the_rest() {
+    let machine = Machine::new();
+    let (store, log) = machine.start(TopicConfig::new());
+    let state = TopicConfig::new().set("cleanup.policy", "delete").unwrap();
+    store.create_topic(STATE, state).unwrap();
+    append(&log, &["a", "b", "c"]);
+    let mut worker = consumer(&store);
+    let records = worker.poll(NOW).unwrap();
+    let file = format!("{STATE}-0/00000000000000000000.log");
+    let first = machine.disk.read(&file).unwrap().len() as u64;
+    for record in &records[..2] {
+        worker.acknowledge(record, Acknowledge::Accept).unwrap();
+        worker.commit().unwrap();
+    }
+    let machine = machine.killed();
+    assert!(machine.disk.flip(&file, first + 65, 0x40));
+    let store = machine.open();
+    let failed =
+        store.share_consumer(ShareConfig::new().group("workers")).unwrap().subscribe(["t"]).unwrap_err();
+    assert!(matches!(failed, Error::Corruption { .. }), "{failed}");
+    let state = store.topic(STATE).unwrap().partition(0).unwrap();
+    let damage = state.recovery_report().damage.clone();
+    state.accept_loss(damage[0].from).unwrap();
+    assert_eq!(offsets(&consumer(&store).poll(NOW).unwrap()), [2]);
+}
+
+#[test]
 fn finished_records_that_are_deleted_before_they_are_read_over_keep_nothing_back() {
     let machine = Machine::new();
     let (store, log) = machine.start(TopicConfig::new().segment_bytes(100));

@@ -24,10 +24,9 @@ use super::words::StateUpdate;
 use crate::clock::Clock;
 use crate::error::{Error, FormatError, Result};
 use crate::format::{
-    DeliveryState, Record, ShareRecordKey, ShareSnapshot, ShareStateKey, ShareUpdate, StateBatch,
-    StoredRecord,
+    DeliveryState, Record, RecordView, ShareRecordKey, ShareSnapshot, ShareStateKey, ShareUpdate, StateBatch,
 };
-use crate::partition::{Isolation, Partition};
+use crate::partition::Partition;
 
 /// After so many updates of a key comes a snapshot (`share.coordinator.snapshot.update.records.per.snapshot`).
 const UPDATES_PER_SNAPSHOT: u32 = 500;
@@ -211,7 +210,7 @@ impl Entry {
 
 impl Book {
     /// What a record of the log does to it.
-    fn replay(&mut self, record: &StoredRecord) -> Result<(), FormatError> {
+    fn replay(&mut self, record: &RecordView<'_>) -> Result<(), FormatError> {
         match ShareRecordKey::parse(record.key().unwrap_or_default())? {
             Some(ShareRecordKey::Snapshot(key)) => match record.value() {
                 Some(value) => self.replay_snapshot(key, record.offset(), ShareSnapshot::parse(value)?),
@@ -500,13 +499,13 @@ impl Journal {
 
     fn load(&self) -> Result<()> {
         let mut loaded = Book::default();
-        for record in self.log.read_from_with(self.log.log_start(), Isolation::ReadUncommitted)? {
-            let record = record?;
-            loaded.replay(&record).map_err(|error| Error::InvalidState {
+        self.log.replay(false, |header, record| {
+            let replayed = if header.control { Ok(()) } else { loaded.replay(record) };
+            replayed.map_err(|error| Error::InvalidState {
                 action: "read the progress of share groups",
                 reason: format!("record {} of {} does not decode: {error}", record.offset(), self.log.id()),
-            })?;
-        }
+            })
+        })?;
         *self.book.lock() = loaded;
         Ok(())
     }
