@@ -534,6 +534,9 @@ fn a_loss_that_was_accepted_is_passed_over() {
     let log = log_of(&store);
     let damage = log.recovery_report().damage.clone();
     log.accept_loss(damage[0].from).unwrap();
+    // Whether appends are taken says nothing of what was accepted; and the next commit has it opened again.
+    machine.disk.fail(When::next().of(&[Call::Write]), Fault::Error(5));
+    assert!(matches!(log.append(&Record::new("").key("")), Err(Error::Io { .. })));
     assert_eq!(committed(&groups, "g"), offsets(&[("t-0", 3), ("t-2", 2), ("t-3", 3)]));
     groups.commit(&nobody("g"), &[at("t-1", 5)]).unwrap();
     assert_eq!(committed(&groups, "g")["t-1"], 5);

@@ -317,6 +317,21 @@ fn what_is_finished_is_not_kept_in_memory_however_it_came_to_its_turn() {
 }
 
 #[test]
+fn records_that_cannot_be_ranked_are_delivered_like_others() {
+    let (_, store, logs) = machine(1);
+    append(&logs[0], &["3", "x", "1", "y", "2"]);
+    let rank = |record: &StoredRecord| {
+        let key = record.key().unwrap()[0];
+        // Quietly, unlike `panic!`.
+        if key.is_ascii_digit() { key } else { std::panic::resume_unwind(Box::new("planned")) }
+    };
+    let mut consumer = consumer(&store, config().priority(RankOrder::new("number", rank)));
+    let mut delivered = all(&mut consumer);
+    delivered.sort();
+    assert_eq!(delivered, named(&[("1", 2), ("2", 4), ("3", 0), ("x", 1), ("y", 3)]));
+}
+
+#[test]
 fn one_that_is_never_good_enough_lets_any_number_pass() {
     let (_, store, logs) = machine(1);
     append(&logs[0], &["z"]);

@@ -201,6 +201,68 @@ fn one_that_waits_for_what_a_crash_has_hidden_is_woken_once_it_is_seen_again() {
 }
 
 #[test]
+fn one_that_waits_for_what_a_crash_has_hidden_is_woken_even_if_there_is_no_room_for_more() {
+    for priority in [false, true] {
+        let machine = Machine::new();
+        let replicated = TopicConfig::new().set("annals.replicated", "true").unwrap();
+        let (store, log) = machine.start(replicated);
+        append(&log, &["a"]);
+        append(&log, &["b"]);
+        log.set_high_watermark(2).unwrap();
+        let workers = |store: &Store| {
+            let config = ShareConfig::new().group("workers").offset_reset(ShareOffsetReset::Earliest);
+            let config = config.acknowledgement_mode(AcknowledgementMode::Explicit).max_in_flight(2);
+            let config = if priority { config.priority(LowestKeyFirst) } else { config };
+            let mut worker = store.share_consumer(config).unwrap();
+            worker.subscribe(["t"]).unwrap();
+            worker
+        };
+        let mut worker = workers(&store);
+        for record in worker.poll(NOW).unwrap() {
+            worker.acknowledge(&record, Acknowledge::Release).unwrap();
+        }
+        worker.commit().unwrap();
+        let (store, log) = machine.cut_off().restart();
+        assert_eq!((log.high_watermark(), log.log_end()), (0, 2));
+        let mut worker = workers(&store);
+        assert!(worker.poll(NOW).unwrap().is_empty());
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(move || offsets(&worker.poll(Duration::from_secs(3600)).unwrap()));
+            std::thread::sleep(Duration::from_millis(100));
+            log.set_high_watermark(1).unwrap();
+            assert_eq!(waiting.join().unwrap(), [0], "by priority: {priority}");
+        });
+    }
+}
+
+#[test]
+fn a_loss_of_progress_that_was_accepted_keeps_nobody_from_the_rest() {
+    let machine = Machine::new();
+    let (store, log) = machine.start(TopicConfig::new());
+    let state = TopicConfig::new().set("cleanup.policy", "delete").unwrap();
+    store.create_topic(STATE, state).unwrap();
+    append(&log, &["a", "b", "c"]);
+    let mut worker = consumer(&store);
+    let records = worker.poll(NOW).unwrap();
+    let file = format!("{STATE}-0/00000000000000000000.log");
+    let first = machine.disk.read(&file).unwrap().len() as u64;
+    for record in &records[..2] {
+        worker.acknowledge(record, Acknowledge::Accept).unwrap();
+        worker.commit().unwrap();
+    }
+    let machine = machine.killed();
+    assert!(machine.disk.flip(&file, first + 65, 0x40));
+    let store = machine.open();
+    let failed =
+        store.share_consumer(ShareConfig::new().group("workers")).unwrap().subscribe(["t"]).unwrap_err();
+    assert!(matches!(failed, Error::Corruption { .. }), "{failed}");
+    let state = store.topic(STATE).unwrap().partition(0).unwrap();
+    let damage = state.recovery_report().damage.clone();
+    state.accept_loss(damage[0].from).unwrap();
+    assert_eq!(offsets(&consumer(&store).poll(NOW).unwrap()), [2]);
+}
+
+#[test]
 fn finished_records_that_are_deleted_before_they_are_read_over_keep_nothing_back() {
     let machine = Machine::new();
     let (store, log) = machine.start(TopicConfig::new().segment_bytes(100));

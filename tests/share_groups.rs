@@ -908,36 +908,6 @@ fn a_word_that_a_failed_write_of_another_took_along_is_written_nevertheless() {
 }
 
 #[test]
-fn progress_whose_loss_was_accepted_is_passed_over_and_no_record_is_lost() {
-    for first in [true, false] {
-        let (machine, store, _log) = machine(40);
-        let mut worker = consumer(&store, explicit().max_poll_records(10));
-        for _ in 0..3 {
-            poll(&mut worker).iter().for_each(|it| worker.acknowledge(it, Acknowledge::Accept).unwrap());
-            outcome(&mut worker).unwrap();
-        }
-        let machine = machine.killed();
-        drop((store, worker));
-        let path = format!("{STATE}-0/{}", file(0, "log").file_name().unwrap().to_str().unwrap());
-        let length: [u8; 4] = machine.disk.read(&path).unwrap()[8..12].try_into().unwrap();
-        let second = 12 + u64::from(u32::from_be_bytes(length));
-        assert!(machine.disk.flip(&path, if first { 80 } else { second + 80 }, 0x40));
-        let store = machine.open();
-        let start = || {
-            let mut worker = store.share_consumer(explicit())?;
-            worker.subscribe(["t"])?;
-            Ok(offsets(&worker.poll(NOW)?))
-        };
-        let refused: Result<Vec<u64>> = start();
-        assert!(matches!(refused, Err(Error::Corruption { .. })), "{refused:?}");
-        let state = store.topic(STATE).unwrap().partition(0).unwrap();
-        let damage = state.recovery_report().damage.clone();
-        state.accept_loss(damage[0].from).unwrap();
-        assert_eq!(start().unwrap()[0], 30);
-    }
-}
-
-#[test]
 fn damage_is_reported_and_keeps_nothing_else_from_being_delivered() {
     for priority in [false, true] {
         let (machine, store, log) = machine(0);

@@ -4,20 +4,22 @@ use std::sync::Arc;
 
 use super::read::Cursor;
 use super::{Isolation, Partition};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::{BatchHeader, RecordView};
 
 impl Partition {
     /// Shows all records to the end of the log in order, control records among them, each with its batch's header.
     ///
-    /// Damage ends it, unless its [loss was accepted](Self::accept_loss): then it goes on behind. If `lenient`, that
-    /// holds of any damage, and of records that `show` fails for.
+    /// Damage ends it, unless its [loss was accepted](Self::accept_loss) since the log was opened: then it goes on
+    /// behind. If `lenient`, that holds of any damage, and of records that `show` fails for.
     pub(crate) fn replay(
         &self,
         lenient: bool,
         mut show: impl FnMut(&BatchHeader, &RecordView<'_>) -> Result<()>,
     ) -> Result<()> {
-        let accepted = lenient || !self.recovery_report().damage.is_empty() && self.check().is_ok();
+        // A partition that has failed since then was accepted, too.
+        let open = || !matches!(self.check(), Err(Error::Damaged { .. } | Error::ReadOnly { .. }));
+        let accepted = lenient || !self.recovery_report().damage.is_empty() && open();
         let limit = self.config().max_decompressed_bytes as usize;
         let mut cursor = Cursor::new(Arc::clone(&self.log), self.log_start());
         loop {

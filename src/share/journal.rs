@@ -500,10 +500,8 @@ impl Journal {
     fn load(&self) -> Result<()> {
         let mut loaded = Book::default();
         self.log.replay(false, |header, record| {
-            if header.control {
-                return Ok(());
-            }
-            loaded.replay(record).map_err(|error| Error::InvalidState {
+            let replayed = if header.control { Ok(()) } else { loaded.replay(record) };
+            replayed.map_err(|error| Error::InvalidState {
                 action: "read the progress of share groups",
                 reason: format!("record {} of {} does not decode: {error}", record.offset(), self.log.id()),
             })

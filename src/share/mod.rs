@@ -104,7 +104,8 @@
 //! In the topic `__share_group_state`, in Kafka's own schemas and partitions: an update for each commit, and from time
 //! to time a snapshot ([`format::ShareSnapshot`](crate::format::ShareSnapshot),
 //! [`format::ShareUpdate`](crate::format::ShareUpdate)). Leave that topic alone. [`ShareGroups`] lists,
-//! describes, resets and deletes groups.
+//! describes, resets and deletes groups. Groups whose progress may be damaged cannot be used, unless the loss was
+//! [accepted](crate::Partition::accept_loss) since the store was opened: then they go on from what can still be read.
 //!
 //! | file | owns |
 //! | --- | --- |

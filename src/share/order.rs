@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::format::StoredRecord;
 
@@ -10,13 +11,19 @@ use crate::format::StoredRecord;
 /// # Contract
 /// - The order is total, and a function of the two records alone: what compares as equal goes by offset.
 /// - It is asked often, and while the partition is locked: it should be quick, and must not call the consumer.
-///   An order that breaks this contract delivers in no useful order; no record is lost by it.
+///   An order that breaks this contract delivers in no useful order; no record is lost by it. What it panics for
+///   counts as equal.
 pub trait PriorityOrder: fmt::Debug + Send + Sync {
     /// By which the members of a group tell that they have the same order.
     fn name(&self) -> &str;
 
     /// [`Ordering::Less`] if `left` goes first, [`Ordering::Equal`] if that is all the same.
     fn compare(&self, left: &StoredRecord, right: &StoredRecord) -> Ordering;
+}
+
+/// As an order says. If it panics, a record must not stay behind that it was asked of, nor others with it.
+pub(super) fn compare(order: &dyn PriorityOrder, left: &StoredRecord, right: &StoredRecord) -> Ordering {
+    catch_unwind(AssertUnwindSafe(|| order.compare(left, right))).unwrap_or(Ordering::Equal)
 }
 
 /// Lower keys first, compared byte by byte; records without a key come last.

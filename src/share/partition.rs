@@ -285,7 +285,10 @@ impl SharePartition {
             (false, true) => bound,
             (false, false) => bound.max(end),
         };
-        let beyond = (!inner.is_full()).then_some(bound);
+        // Full of what is hidden, it has nothing that somebody could finish: then the bound has to move.
+        let queue_is_full = inner.queue.as_ref().is_some_and(|queue| !queue.has_room());
+        let full = if hidden { queue_is_full } else { inner.is_full() };
+        let beyond = (!full).then_some(bound);
         Wait { beyond, deadline: inner.in_flight.next_deadline() }
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::in_flight::InFlight;
-use super::order::PriorityOrder;
+use super::order::{PriorityOrder, compare};
 use super::words::{Change, RecordState};
 use crate::format::StoredRecord;
 
@@ -68,7 +68,7 @@ struct Candidate {
 impl Ord for Candidate {
     /// The least is the one that goes first.
     fn cmp(&self, other: &Self) -> Ordering {
-        let by_priority = self.order.compare(&self.record, &other.record);
+        let by_priority = compare(&*self.order, &self.record, &other.record);
         by_priority.then_with(|| self.record.offset().cmp(&other.record.offset()))
     }
 }
@@ -96,7 +96,7 @@ impl Next {
             (true, false) => Ordering::Less,
             (false, true) => Ordering::Greater,
             // Among equals of several partitions, the one that waits for longest.
-            (false, false) => order.compare(&self.record, &other.record).then_with(by_age),
+            (false, false) => compare(order, &self.record, &other.record).then_with(by_age),
         };
         ordering.then_with(|| self.record.offset().cmp(&other.record.offset())).is_lt()
     }
