@@ -539,7 +539,43 @@ fn a_loss_that_was_accepted_is_passed_over() {
     assert!(matches!(log.append(&Record::new("").key("")), Err(Error::Io { .. })));
     assert_eq!(committed(&groups, "g"), offsets(&[("t-0", 3), ("t-2", 2), ("t-3", 3)]));
     groups.commit(&nobody("g"), &[at("t-1", 5)]).unwrap();
-    assert_eq!(committed(&groups, "g")["t-1"], 5);
+    // It stays accepted, whatever becomes of the process.
+    for machine in [machine.killed(), machine.cut_off()] {
+        let (_store, groups) = open(&machine);
+        assert_eq!(committed(&groups, "g"), offsets(&[("t-0", 3), ("t-1", 5), ("t-2", 2), ("t-3", 3)]));
+    }
+}
+
+#[test]
+fn a_loss_that_only_a_read_has_found_can_be_accepted() {
+    let (machine, store, groups) = start();
+    for offset in 1..4 {
+        groups.commit(&nobody("g"), &[at("t-0", offset), at(&format!("t-{offset}"), offset)]).unwrap();
+    }
+    store.close().unwrap();
+    drop(groups);
+    let file = "__consumer_offsets-0/00000000000000000000.log";
+    assert!(machine.disk.flip(file, 80, 0x40));
+    let (store, groups) = open(&machine);
+    let error = groups.committed("g", None, false).unwrap_err();
+    let Error::Corruption { offset, .. } = error else { panic!("{error}") };
+    let log = log_of(&store);
+    assert!(log.recovery_report().damage.is_empty());
+    // Not where it is: nothing is accepted.
+    log.accept_loss(offset + 2).unwrap();
+    assert_eq!(outcome(groups.committed("g", None, false)), "Corruption");
+    log.accept_loss(offset).unwrap();
+    let left = offsets(&[("t-0", 3), ("t-2", 2), ("t-3", 3)]);
+    assert_eq!(committed(&groups, "g"), left);
+    let machine = machine.cut_off();
+    let (store, groups) = open(&machine);
+    assert_eq!(committed(&groups, "g"), left);
+    // What is damaged later was not accepted.
+    groups.commit(&nobody("g"), &[at("t-2", 9)]).unwrap();
+    let end = machine.disk.read(file).unwrap().len() as u64;
+    store.close().unwrap();
+    assert!(machine.disk.flip(file, end - 5, 0x40));
+    assert_eq!(outcome(open(&machine).1.committed("g", None, false)), "Corruption");
 }
 
 #[test]

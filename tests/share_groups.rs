@@ -793,11 +793,7 @@ fn what_cannot_be_written_is_kept_and_tried_again() {
         machine.disk.heal();
         let (crashed, _) = machine.cut_off().restart();
         assert_eq!(offsets(&poll(&mut consumer(&crashed, config()))), [0, 1, 2, 3]);
-        let state = store.topic(STATE).unwrap().partition(0).unwrap();
-        if fault == Fault::Forget {
-            assert!(matches!(worker.commit(), Err(Error::Poisoned { .. })));
-            state.reopen().unwrap();
-        }
+        // What a failed sync has closed is opened again by who writes next.
         assert_eq!(offsets(&poll(&mut worker)), [2, 3]);
         worker.close().unwrap();
         append(&log, &["more"]);

@@ -200,6 +200,8 @@ struct Marks {
     saving: Option<Mark>,
     /// The first offset that compaction has not been over.
     first_dirty: Option<u64>,
+    /// The loss of what is damaged below it was accepted.
+    accepted: u64,
     /// The CRC-32 of the leader-epoch file.
     epochs_checksum: u32,
     /// The topic was deleted: nothing is to be written down any more.
@@ -245,6 +247,7 @@ impl Marks {
             }
         }
         self.first_dirty = self.first_dirty.map(|dirty| dirty.min(durable.segment));
+        self.accepted = self.accepted.min(durable.offset);
     }
 }
 
@@ -377,11 +380,19 @@ impl Partition {
     /// Accepts that the offsets from `first_lost` on, as [`Damage`] names them, cannot be read any more, so that
     /// appends are taken again. Nothing that can still be read is removed, and no offset is given twice.
     ///
+    /// Where a read, not recovery, has found the damage, appends are taken anyway. But who keeps state in a log, as
+    /// coordinators of groups and transactions do, refuses to go by the rest of it until the loss is accepted, with the
+    /// offset that the [error](Error::Corruption) names. What was accepted stays so.
+    ///
     /// # Errors
     /// [`Error::Damaged`] if that is not where the damage begins: look at the
     /// [report](Self::recovery_report) first.
     pub fn accept_loss(&self, first_lost: u64) -> Result<()> {
-        self.log.accept_loss(first_lost)
+        self.log.accept_loss(first_lost)?;
+        match self.behind_damage(first_lost) {
+            Some(behind) => self.log.note_accepted(behind),
+            None => Ok(()),
+        }
     }
 
     /// What is known of the producers that appended with an id, ordered by it.

@@ -102,6 +102,8 @@ pub(crate) struct PartitionCheckpoint {
     pub(crate) high_watermark: Option<u64>,
     /// The first offset that compaction has not been over.
     pub(crate) first_dirty: Option<u64>,
+    /// The loss of what is damaged below it was accepted.
+    pub(crate) accepted: u64,
     /// The CRC-32 of the leader-epoch file, if it was written down.
     pub(crate) epochs_checksum: Option<u32>,
     /// Whether any producer was known at the recovery point; also if that was not written down.
@@ -241,6 +243,8 @@ impl Unopened {
         let mark = Mark { durable: outcome.durable, producers: !producers.is_empty() };
         let mut marks = Marks::at(mark, known.epochs_checksum);
         marks.first_dirty = self.checkpoint.and_then(|checkpoint| checkpoint.first_dirty);
+        let accepted = self.checkpoint.map_or(0, |checkpoint| checkpoint.accepted);
+        marks.accepted = accepted.min(outcome.next_offset);
         // What was found behind the old recovery point is in memory alone: a recovery must find it again.
         marks.unsaved = known.unsaved.then(|| self.mark_before(first_base.unwrap_or(0)));
         let (active, created) = self.open_active(parts.pop(), outcome.next_offset)?;

@@ -181,10 +181,26 @@ impl Log {
         self.log_start.fetch_max(first_base.min(next_offset), Ordering::AcqRel);
         sync_dir(self.fs(), self.directory())?;
         writer.created_synced = writer.created;
-        self.marks.lock().now = Mark { durable: writer.end(), producers: !writer.producers.is_empty() };
+        {
+            let mut marks = self.marks.lock();
+            marks.now = Mark { durable: writer.end(), producers: !writer.producers.is_empty() };
+            marks.accepted = next_offset;
+        }
         writer.state = State::Ready;
         drop(writer);
         self.recovery_point.store(next_offset, Ordering::Release);
+        self.surroundings.checkpoint()
+    }
+
+    /// Remembers that the loss of what is damaged below an offset was accepted.
+    pub(super) fn note_accepted(&self, end: u64) -> Result<()> {
+        {
+            let mut marks = self.marks.lock();
+            if end <= marks.accepted {
+                return Ok(());
+            }
+            marks.accepted = end;
+        }
         self.surroundings.checkpoint()
     }
 

@@ -4,37 +4,26 @@ use std::sync::Arc;
 
 use super::read::Cursor;
 use super::{Isolation, Partition};
-use crate::error::{Error, Result};
-use crate::format::{BatchHeader, RecordView};
+use crate::error::Result;
+use crate::format::{BatchHeader, RecordBatch, RecordSet, RecordView};
 
 impl Partition {
     /// Shows all records to the end of the log in order, control records among them, each with its batch's header.
     ///
-    /// Damage ends it, unless its [loss was accepted](Self::accept_loss) since the log was opened: then it goes on
-    /// behind. If `lenient`, that holds of any damage, and of records that `show` fails for.
+    /// Damage ends it, unless its [loss was accepted](Self::accept_loss): then it goes on behind. If `lenient`, that
+    /// holds of any damage, and of records that `show` fails for.
     pub(crate) fn replay(
         &self,
         lenient: bool,
         mut show: impl FnMut(&BatchHeader, &RecordView<'_>) -> Result<()>,
     ) -> Result<()> {
-        // A partition that has failed since then was accepted, too.
-        let open = || !matches!(self.check(), Err(Error::Damaged { .. } | Error::ReadOnly { .. }));
-        let accepted = lenient || !self.recovery_report().damage.is_empty() && open();
-        let limit = self.config().max_decompressed_bytes as usize;
+        let accepted = if lenient { u64::MAX } else { self.log.marks.lock().accepted };
         let mut cursor = Cursor::new(Arc::clone(&self.log), self.log_start());
         loop {
-            let bound = self.log.bound(Isolation::LogEnd);
-            let read = cursor.next(bound).and_then(|batch| match batch {
-                None => Ok(None),
-                Some(batch) => match batch.records(limit) {
-                    Ok(records) => Ok(Some((batch, records))),
-                    Err(error) => Err(cursor.undecodable(&batch, &error)),
-                },
-            });
-            let (batch, records) = match read {
+            let (batch, records) = match self.next_records(&mut cursor) {
                 Ok(Some(read)) => read,
                 Ok(None) => return Ok(()),
-                Err(_) if accepted && cursor.skip_damage().is_some() => continue,
+                Err(_) if cursor.wanted < accepted && cursor.skip_damage().is_some() => continue,
                 Err(error) => return Err(error),
             };
             for record in records.iter().filter(|record| record.offset() >= cursor.wanted) {
@@ -44,6 +33,20 @@ impl Partition {
                 }
             }
             cursor.wanted = batch.next_offset();
+        }
+    }
+
+    /// Where reading goes on behind damage at an offset; `None` if there is none.
+    pub(super) fn behind_damage(&self, offset: u64) -> Option<u64> {
+        let mut cursor = Cursor::new(Arc::clone(&self.log), offset);
+        self.next_records(&mut cursor).is_err().then(|| cursor.skip_damage()).flatten()
+    }
+
+    fn next_records(&self, cursor: &mut Cursor) -> Result<Option<(RecordBatch, RecordSet)>> {
+        let Some(batch) = cursor.next(self.log.bound(Isolation::LogEnd))? else { return Ok(None) };
+        match batch.records(self.config().max_decompressed_bytes as usize) {
+            Ok(records) => Ok(Some((batch, records))),
+            Err(error) => Err(cursor.undecodable(&batch, &error)),
         }
     }
 }

@@ -223,6 +223,7 @@ impl Log {
             place: Some((durable.segment, durable.position)),
             high_watermark,
             first_dirty: marks.first_dirty,
+            accepted: marks.accepted,
             epochs_checksum: Some(marks.epochs_checksum),
             producers,
             clean: false,

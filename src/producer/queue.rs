@@ -29,7 +29,7 @@ pub(super) struct ProducerTopic {
     /// Up to which change of topics that was looked for.
     seen: AtomicU64,
     queues: ArcSwap<Vec<Arc<PartitionQueue>>>,
-    /// Held while queues are added.
+    /// Held while queues are added, and while the topic is looked up.
     growing: Mutex<()>,
     choice: Choice,
 }
@@ -175,6 +175,8 @@ impl ProducerTopic {
 
     /// Finds the topic again: it may have been deleted, and made again.
     pub(super) fn look_up(&self, core: &Core) -> Result<()> {
+        // One at a time: the later one may have seen the topic made again.
+        let _one_at_a_time = self.growing.lock();
         let changes = core.topic_changes();
         self.topic.store(Arc::new(core.handle.topic(self.name().as_str())?));
         self.known_queues().iter().for_each(|queue| queue.partition.store(None));

@@ -8,7 +8,7 @@
 //!
 //! A write that failed may be on disk, and be what the next process finds: it says what consumers had said, so no
 //! record is lost by it. It never comes before another write, though: the log takes none before it was reopened, which
-//! cuts what was not acknowledged. So a word that is written later need not contradict it.
+//! the next write does, and which cuts what was not acknowledged. So a word that is written later need not contradict it.
 //!
 //! Updates say what changed since the last snapshot, so unlike the topics of other coordinators this one is not
 //! compacted: compaction would keep the last update alone. What lies below the snapshots of all keys is deleted
@@ -439,7 +439,7 @@ impl Journal {
         &self,
         unwanted: impl FnOnce(Vec<ShareStateKey>) -> Result<Vec<ShareStateKey>>,
     ) -> Result<()> {
-        if self.log.log_end() - self.log.log_start() < PRUNE_RECORDS {
+        if self.log.log_end().saturating_sub(self.log.log_start()) < PRUNE_RECORDS {
             return Ok(());
         }
         self.delete(&unwanted(self.keys())?)?;
@@ -483,7 +483,7 @@ impl Journal {
     /// Appends records as one batch. Returns the offset of the first.
     fn append(&self, records: &[Encoded]) -> Result<u64> {
         let batch: Vec<Record<'_>> = records.iter().map(Encoded::record).collect();
-        match self.log.append_batch(&batch) {
+        match self.log.with_reopen(|| self.log.append_batch(&batch)) {
             Ok(appended) => Ok(appended.base_offset),
             Err(error) => {
                 // If there is no room, it is known that nothing was written.

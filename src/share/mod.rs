@@ -105,7 +105,7 @@
 //! to time a snapshot ([`format::ShareSnapshot`](crate::format::ShareSnapshot),
 //! [`format::ShareUpdate`](crate::format::ShareUpdate)). Leave that topic alone. [`ShareGroups`] lists,
 //! describes, resets and deletes groups. Groups whose progress may be damaged cannot be used, unless the loss was
-//! [accepted](crate::Partition::accept_loss) since the store was opened: then they go on from what can still be read.
+//! [accepted](crate::Partition::accept_loss): then they go on from what can still be read.
 //!
 //! | file | owns |
 //! | --- | --- |

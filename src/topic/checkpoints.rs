@@ -12,17 +12,17 @@
 //!  | name bytes | name | partitions |
 //!  | u8         |      | u32        |
 //!  +------------+------+------------+
-//!  per partition, by number in ascending order, 57 bytes
+//!  per partition, by number in ascending order, 65 bytes
 //!  0           4           12               20             28         36
 //!  +-----------+-----------+----------------+--------------+----------+
 //!  | partition | log start | recovery point | segment base | position |
 //!  | u32       | u64       | u64            | u64          | u64      |
 //!  +-----------+-----------+----------------+--------------+----------+
-//!  36               44             52              56      57
-//!  +----------------+--------------+---------------+-------+
-//!  | high watermark | first dirty  | epochs CRC-32 | flags |
-//!  | u64            | u64          | u32           | u8    |
-//!  +----------------+--------------+---------------+-------+
+//!  36               44             52         60              64      65
+//!  +----------------+--------------+----------+---------------+-------+
+//!  | high watermark | first dirty  | accepted | epochs CRC-32 | flags |
+//!  | u64            | u64          | u64      | u32           | u8    |
+//!  +----------------+--------------+----------+---------------+-------+
 //!
 //!  flags  bit 0  clean: closed in good order
 //!         bit 1  producers: some producer was known at the recovery point
@@ -42,8 +42,8 @@ const FRAME: Frame = Frame {
     what: "the checkpoint",
     magic: b"annalsC1",
     magic_text: "the magic annalsC1",
-    version: 2,
-    version_text: "version 2",
+    version: 3,
+    version_text: "version 3",
 };
 
 const FLAG_CLEAN: u8 = 1;
@@ -51,7 +51,7 @@ const FLAG_PRODUCERS: u8 = 2;
 /// Stands for no offset.
 const NO_OFFSET: u64 = u64::MAX;
 
-const PARTITION_BYTES: usize = 57;
+const PARTITION_BYTES: usize = 65;
 /// The fewest bytes of a topic: a name of one byte and one partition.
 const TOPIC_BYTES_MIN: u64 = 1 + 1 + 4 + PARTITION_BYTES as u64;
 /// The longest segment file that Kafka's `FileRecords` opens.
@@ -81,6 +81,8 @@ pub(crate) struct PartitionCheckpoint {
     pub(crate) high_watermark: Option<u64>,
     /// The first offset that compaction has not been over, if it ever ran.
     pub(crate) first_dirty: Option<u64>,
+    /// The loss of what is damaged below this offset was accepted.
+    pub(crate) accepted: u64,
     /// The CRC-32 of the leader-epoch file.
     pub(crate) epochs_checksum: u32,
     /// Whether any producer was known at the recovery point.
@@ -161,6 +163,7 @@ fn put_partition(body: &mut Vec<u8>, number: u32, partition: &PartitionCheckpoin
     put_u64(body, partition.position);
     put_u64(body, partition.high_watermark.unwrap_or(NO_OFFSET));
     put_u64(body, partition.first_dirty.unwrap_or(NO_OFFSET));
+    put_u64(body, partition.accepted);
     put_u32(body, partition.epochs_checksum);
     let flag = |set, flag| if set { flag } else { 0 };
     body.push(flag(partition.clean, FLAG_CLEAN) | flag(partition.producers, FLAG_PRODUCERS));
@@ -193,9 +196,11 @@ fn decode_partition(body: &mut Body<'_>) -> Result<PartitionCheckpoint, FormatEr
     body.within(position, 0..=POSITION_MAX, "a position of at most 2147483647")?;
     let high_watermark = optional_offset(body, "an offset or none as the high watermark")?;
     let first_dirty = optional_offset(body, "an offset or none as the first dirty offset")?;
+    let accepted = body.u64()?;
+    body.within(accepted, 0..=OFFSET_MAX, "an offset as the end of accepted losses")?;
     let epochs_checksum = body.u32()?;
     let flags = body.u8()?;
-    body.within(flags.into(), 0..=(FLAG_CLEAN | FLAG_PRODUCERS).into(), "flags of version 2")?;
+    body.within(flags.into(), 0..=(FLAG_CLEAN | FLAG_PRODUCERS).into(), "flags of version 3")?;
     Ok(PartitionCheckpoint {
         log_start,
         recovery_point,
@@ -203,6 +208,7 @@ fn decode_partition(body: &mut Body<'_>) -> Result<PartitionCheckpoint, FormatEr
         position,
         high_watermark,
         first_dirty,
+        accepted,
         epochs_checksum,
         producers: flags & FLAG_PRODUCERS != 0,
         clean: flags & FLAG_CLEAN != 0,
@@ -234,6 +240,7 @@ mod tests {
         position: 9,
         high_watermark: Some(299),
         first_dirty: None,
+        accepted: 4,
         epochs_checksum: 7,
         producers: true,
         clean: true,
@@ -259,7 +266,7 @@ mod tests {
         let three = checkpoint(&[("b", 0, ONE), ("a", 258, unclean), ("a", 1, ONE)]);
         let numbers = [
             &b"\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\x01\x2c\0\0\0\0\0\0\0\xc8\0\0\0\0\0\0\0\x09"[..],
-            b"\0\0\0\0\0\0\x01\x2b\xff\xff\xff\xff\xff\xff\xff\xff\0\0\0\x07",
+            b"\0\0\0\0\0\0\x01\x2b\xff\xff\xff\xff\xff\xff\xff\xff\0\0\0\0\0\0\0\x04\0\0\0\x07",
         ]
         .concat();
         let expected = [
@@ -277,7 +284,7 @@ mod tests {
             b"\x03",
         ];
         assert_eq!(body_of(&three), expected.concat());
-        assert_eq!(&three.encode()[..10], b"annalsC1\0\x02");
+        assert_eq!(&three.encode()[..10], b"annalsC1\0\x03");
     }
 
     #[test]
@@ -291,10 +298,10 @@ mod tests {
 
     #[test]
     fn a_newer_version_is_not_called_damaged() {
-        let newer = Frame { version: 3, ..FRAME }.encode(0, |body| body.extend_from_slice(b"who knows"));
+        let newer = Frame { version: 4, ..FRAME }.encode(0, |body| body.extend_from_slice(b"who knows"));
         let error = Checkpoint::decode(&newer).unwrap_err();
-        let supported = "version 2";
-        assert_eq!(error, FormatError::Version { what: "the checkpoint", found: 3, supported });
+        let supported = "version 3";
+        assert_eq!(error, FormatError::Version { what: "the checkpoint", found: 4, supported });
     }
 
     #[test]
@@ -317,6 +324,7 @@ mod tests {
             segment_base: OFFSET_MAX,
             position: POSITION_MAX,
             high_watermark: Some(OFFSET_MAX),
+            accepted: OFFSET_MAX,
             first_dirty: Some(OFFSET_MAX),
             epochs_checksum: u32::MAX,
             producers: true,
@@ -338,12 +346,12 @@ mod tests {
         };
         assert!(matches!(set(13, b'b'), FormatError::Invalid { .. }), "a topic twice");
         assert!(matches!(set(13, b'/'), FormatError::Invalid { .. }), "a name with a slash");
-        assert!(matches!(set(18 + 57 + 3, 1), FormatError::Invalid { .. }), "a partition twice");
-        assert!(matches!(set(18 + 56, 4), FormatError::Invalid { .. }), "a flag not known");
+        assert!(matches!(set(18 + PARTITION_BYTES + 3, 1), FormatError::Invalid { .. }), "a partition twice");
+        assert!(matches!(set(18 + PARTITION_BYTES - 1, 4), FormatError::Invalid { .. }), "a flag not known");
         assert!(matches!(set(8, 0xff), FormatError::Short { .. }), "too many topics");
         assert!(matches!(set(14, 0xff), FormatError::Short { .. }), "too many partitions");
         assert!(matches!(set(11, 1), FormatError::Trailing { .. }), "too few topics");
-        let empty_topic = [&body[..11], b"\x01", b"\x01a\0\0\0\0", &[0; 57]].concat();
+        let empty_topic = [&body[..11], b"\x01", b"\x01a\0\0\0\0", &[0; PARTITION_BYTES]].concat();
         assert!(matches!(Checkpoint::decode(&framed(&empty_topic)), Err(FormatError::Invalid { .. })));
         for length in 0..body.len() {
             Checkpoint::decode(&framed(&body[..length])).unwrap_err();
@@ -364,11 +372,12 @@ mod tests {
 
     fn any_entry() -> impl Strategy<Value = PartitionCheckpoint> {
         let fields = (0..=OFFSET_MAX, 0..=OFFSET_MAX, 0..=OFFSET_MAX, 0..=POSITION_MAX, any::<[bool; 2]>());
-        let more = (prop::option::of(0..=OFFSET_MAX), prop::option::of(0..=OFFSET_MAX), any::<u32>());
+        let some_offset = || prop::option::of(0..=OFFSET_MAX);
+        let more = (some_offset(), some_offset(), 0..=OFFSET_MAX, any::<u32>());
         (fields, more).prop_map(
             |(
                 (log_start, first, second, position, flags),
-                (high_watermark, first_dirty, epochs_checksum),
+                (high_watermark, first_dirty, accepted, epochs_checksum),
             )| {
                 PartitionCheckpoint {
                     log_start,
@@ -377,6 +386,7 @@ mod tests {
                     position,
                     high_watermark,
                     first_dirty,
+                    accepted,
                     epochs_checksum,
                     producers: flags[0],
                     clean: flags[1],

@@ -152,9 +152,9 @@ impl GroupConfig {
     }
 
     /// Whether damage in the log of offsets is passed over. By default it is not, unless its loss was
-    /// [accepted](crate::Partition::accept_loss) since the store was opened: groups whose offsets may be damaged cannot
-    /// be used, and say why. With it, they go on from what can still be read, which may be older than what they had
-    /// committed: their records may be delivered again.
+    /// [accepted](crate::Partition::accept_loss): groups whose offsets may be damaged cannot be used, and say why. With
+    /// it, they go on from what can still be read, which may be older than what they had committed: their records may
+    /// be delivered again.
     #[must_use]
     pub fn skip_damage(mut self, skip: bool) -> Self {
         self.skip_damage = skip;
