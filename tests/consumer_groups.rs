@@ -805,6 +805,23 @@ fn one_that_is_dropped_while_it_joins_leaves_no_ghost() {
 }
 
 #[test]
+fn a_commit_does_not_take_a_member_out_of_the_join_that_it_waits_in() {
+    let (_machine, store, _topic) = start(2);
+    let mut first = member(&store, manual("g"));
+    settle(&mut [&mut first]);
+    let mut second = member(&store, manual("g"));
+    for _ in 0..3 {
+        second.poll(Duration::ZERO).unwrap();
+        let error = second.commit().unwrap_err();
+        assert!(matches!(error, Error::UnknownMember { .. }), "{error}");
+        second.commit_async(|_, _| {}).unwrap();
+    }
+    settle(&mut [&mut first, &mut second]);
+    assert_eq!((numbers(&first).len(), numbers(&second).len()), (1, 1));
+    assert_eq!(store.groups().unwrap().describe("g").unwrap().members.len(), 2);
+}
+
+#[test]
 fn members_of_a_closed_store_are_told() {
     let (_machine, store, _topic) = start(1);
     let mut consumer = member(&store, config("g"));
