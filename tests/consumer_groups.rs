@@ -518,7 +518,11 @@ fn of_two_with_one_place_the_older_is_fenced() {
     }
     assert!(matches!(older.commit(), Err(Error::FencedInstance { .. })));
     assert_eq!(events.take(), ["older assigned 0", "older lost 0"]);
+    let told = Arc::new(Mutex::new(None));
+    let tell = Arc::clone(&told);
+    older.commit_async(move |_, result| *tell.lock().unwrap() = result.err().cloned()).unwrap();
     older.close().unwrap();
+    assert!(matches!(*told.lock().unwrap(), Some(Error::FencedInstance { .. })));
     newer.commit().unwrap();
     settle(&mut [&mut newer]);
     assert_eq!(numbers(&newer), [0], "the other one's going is none of its business");
