@@ -518,7 +518,11 @@ fn of_two_with_one_place_the_older_is_fenced() {
     }
     assert!(matches!(older.commit(), Err(Error::FencedInstance { .. })));
     assert_eq!(events.take(), ["older assigned 0", "older lost 0"]);
+    let told = Arc::new(Mutex::new(None));
+    let tell = Arc::clone(&told);
+    older.commit_async(move |_, result| *tell.lock().unwrap() = result.err().cloned()).unwrap();
     older.close().unwrap();
+    assert!(matches!(*told.lock().unwrap(), Some(Error::FencedInstance { .. })));
     newer.commit().unwrap();
     settle(&mut [&mut newer]);
     assert_eq!(numbers(&newer), [0], "the other one's going is none of its business");
@@ -802,6 +806,23 @@ fn one_that_is_dropped_while_it_joins_leaves_no_ghost() {
     assert_eq!(store.groups().unwrap().describe("g").unwrap().members.len(), 1);
     drop(first);
     assert_eq!(store.groups().unwrap().describe("g").unwrap().state, GroupState::Empty);
+}
+
+#[test]
+fn a_commit_does_not_take_a_member_out_of_the_join_that_it_waits_in() {
+    let (_machine, store, _topic) = start(2);
+    let mut first = member(&store, manual("g"));
+    settle(&mut [&mut first]);
+    let mut second = member(&store, manual("g"));
+    for _ in 0..3 {
+        second.poll(Duration::ZERO).unwrap();
+        let error = second.commit().unwrap_err();
+        assert!(matches!(error, Error::UnknownMember { .. }), "{error}");
+        second.commit_async(|_, _| {}).unwrap();
+    }
+    settle(&mut [&mut first, &mut second]);
+    assert_eq!((numbers(&first).len(), numbers(&second).len()), (1, 1));
+    assert_eq!(store.groups().unwrap().describe("g").unwrap().members.len(), 2);
 }
 
 #[test]

@@ -29,8 +29,8 @@ use annals::{
 use hooked::Hooked;
 use logs::{Machine, NOW};
 use producers::{
-    EIO, ENOSPC, Gate, HOUR, config, contents, decided, flush, gated, ms, numbers, offset, send_all, send_to,
-    start, until,
+    EIO, ENOSPC, Gate, HOUR, config, contents, decided, flush, gated, gated_at, ms, numbers, offset,
+    send_all, send_to, start, until,
 };
 
 /// What may go wrong once.
@@ -188,7 +188,7 @@ fn a_batch_of_unknown_fate_ends_the_epoch() {
 
 #[test]
 fn a_topic_made_again_that_failed_since_is_opened_again() {
-    let (machine, store, _log, producer) = start(config().linger(ms(50)).delivery_timeout(ms(50)));
+    let (machine, store, _log, producer) = start(config().delivery_timeout(HOUR));
     send_to(&producer, 0);
     producer.flush().unwrap();
     let waiting = send_to(&producer, 0);
@@ -537,6 +537,73 @@ fn a_batch_that_was_truncated_is_not_delivered_by_what_takes_its_place() {
     log.wait_for_with(1, annals::Isolation::LogEnd, HOUR).unwrap();
     log.set_high_watermark(2).unwrap();
     assert_eq!(offset(&next), 1);
+}
+
+#[test]
+fn what_was_truncated_before_the_sender_came_to_it_is_not_delivered_either() {
+    let machine = Machine::new();
+    let gate = Arc::new(Gate::default());
+    let store = gated_at(&machine, &gate, "u-");
+    let quick = replicated().durability(Durability::Process);
+    let log = store.create_topic("t", quick).unwrap().partition(0).unwrap();
+    store.create_topic("u", TopicConfig::new()).unwrap();
+    let producer = store.producer(config()).unwrap();
+    let held = producer.send("u", &Record::new("held")).unwrap();
+    machine.clock.advance(ms(1));
+    let lost = producer.send("t", &Record::new("lost")).unwrap();
+    gate.shut();
+    std::thread::scope(|scope| {
+        scope.spawn(|| producer.flush().unwrap());
+        gate.wait_for_one();
+        log.wait_for_with(0, annals::Isolation::LogEnd, HOUR).unwrap();
+        log.truncate_to(0).unwrap();
+        log.append(&Record::new("other")).unwrap();
+        log.set_high_watermark(1).unwrap();
+        gate.open();
+    });
+    assert_eq!(offset(&held), 0);
+    let error = lost.wait().unwrap_err();
+    assert!(matches!(error, Error::NotEnoughReplicas { .. }), "{error}");
+}
+
+#[test]
+fn a_batch_to_a_topic_made_anew_does_not_wait_for_replicas_of_the_one_before() {
+    let machine = Machine::new();
+    let gate = Arc::new(Gate::default());
+    let store = Arc::new(gated_at(&machine, &gate, "u-"));
+    let two = replicated().partitions(2);
+    let before = store.create_topic("t", two.clone()).unwrap();
+    store.create_topic("u", TopicConfig::new()).unwrap();
+    for _ in 0..3 {
+        before.partition(0).unwrap().append(&Record::new("v")).unwrap();
+    }
+    before.partition(0).unwrap().set_high_watermark(3).unwrap();
+    let producer = store.producer(config().linger(Duration::ZERO)).unwrap();
+    let again = {
+        let store = Arc::clone(&store);
+        move |_: Result<RecordMetadata>| {
+            store.delete_topic("t").unwrap();
+            store.create_topic("t", two).unwrap();
+        }
+    };
+    let to = |number| SendOptions::new().partition(number);
+    let old = producer.send_with("t", &Record::new("old"), to(0)).unwrap();
+    producer.send_with_then("t", &Record::new("v"), to(1), again).unwrap();
+    until(&machine, || producer.stats().batches == 2);
+    // While the sender waits for the disk, one comes that it is to write behind the callback, in the same round.
+    gate.shut();
+    let held = producer.send("u", &Record::new("held")).unwrap();
+    gate.wait_for_one();
+    let new = producer.send_with("t", &Record::new("new"), to(0)).unwrap();
+    before.partition(1).unwrap().set_high_watermark(1).unwrap();
+    gate.open();
+    assert_eq!(offset(&held), 0);
+    assert!(matches!(old.wait(), Err(Error::Closed { .. })));
+    until(&machine, || producer.stats().batches == 4);
+    let after = store.topic("t").unwrap().partition(0).unwrap();
+    assert_eq!((after.log_end(), new.try_get().is_some()), (1, false));
+    after.set_high_watermark(1).unwrap();
+    assert_eq!(offset(&new), 0);
 }
 
 // The end.

@@ -572,6 +572,29 @@ fn a_close_that_gives_records_up_lets_no_commit_go_on_without_them() {
     assert_eq!(open_transactions(&store), 0);
 }
 
+#[test]
+fn a_callback_may_close_its_producer_while_a_commit_waits_for_the_record() {
+    let machine = Machine::new();
+    let gate = Arc::new(Gate::default());
+    let store = prepare(gated(&machine, &gate));
+    let producer = Arc::new(store.producer(transactional()).unwrap());
+    producer.begin_transaction().unwrap();
+    gate.shut();
+    let (closing, to) = (Arc::clone(&producer), SendOptions::new().partition(0));
+    let close = move |_| closing.close(HOUR).unwrap();
+    producer.send_with_then("t", &Record::new("v"), to, close).unwrap();
+    let committed_meanwhile = std::thread::scope(|scope| {
+        let committing = scope.spawn(|| producer.commit_transaction());
+        gate.wait_for_one();
+        gate.open();
+        committing.join().unwrap()
+    });
+    producer.close(HOUR).unwrap();
+    committed_meanwhile.unwrap();
+    assert_eq!(committed(&store, 0), ["v"]);
+    assert_eq!(open_transactions(&store), 0);
+}
+
 /// A task that holds up whoever wakes it.
 struct Slow(Gate);
 

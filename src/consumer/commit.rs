@@ -167,32 +167,27 @@ impl Consumer {
     }
 
     fn commit_now(&mut self, offsets: &Offsets) -> Result<()> {
-        let committed = self.committer().and_then(|committer| {
-            if offsets.is_empty() {
-                return Ok(false);
-            }
-            let commit = |(partition, position): (&TopicPartition, &OffsetAndMetadata)| OffsetCommit {
-                partition: partition.clone(),
-                position: position.clone(),
-            };
-            let commits: Vec<OffsetCommit> = offsets.iter().map(commit).collect();
-            self.membership("commit")?.coordinator.commit(&committer, &commits).map(|()| true)
-        });
-        match committed {
-            Ok(true) => {}
-            Ok(false) => return Ok(()),
-            Err(error) => {
-                self.counters.commit_failures += 1;
-                let Some(membership) = self.group.as_mut().filter(|_| self.wanted.is_subscription()) else {
-                    return Err(error);
-                };
-                let error = membership.why_refused(error);
-                // Who is on the way to the next generation need not begin it once more.
-                if membership.is_stable() || !matches!(error, Error::RebalanceInProgress { .. }) {
-                    membership.take_note(&error);
-                }
+        // Who is in no generation knows that already, and may be waiting to be in one.
+        let committer = self.committer().inspect_err(|_| self.counters.commit_failures += 1)?;
+        if offsets.is_empty() {
+            return Ok(());
+        }
+        let commit = |(partition, position): (&TopicPartition, &OffsetAndMetadata)| OffsetCommit {
+            partition: partition.clone(),
+            position: position.clone(),
+        };
+        let commits: Vec<OffsetCommit> = offsets.iter().map(commit).collect();
+        if let Err(error) = self.membership("commit")?.coordinator.commit(&committer, &commits) {
+            self.counters.commit_failures += 1;
+            let Some(membership) = self.group.as_mut().filter(|_| self.wanted.is_subscription()) else {
                 return Err(error);
+            };
+            let error = membership.why_refused(error);
+            // Who is on the way to the next generation need not begin it once more.
+            if membership.is_stable() || !matches!(error, Error::RebalanceInProgress { .. }) {
+                membership.take_note(&error);
             }
+            return Err(error);
         }
         self.counters.commits += 1;
         for (partition, position) in offsets {

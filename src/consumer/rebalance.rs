@@ -223,7 +223,13 @@ impl Consumer {
     /// The first failure. Everything is given up nevertheless.
     pub(super) fn give_up_all(&mut self) -> Result<()> {
         let gone = self.group.as_ref().is_some_and(|membership| membership.gone || membership.fenced);
-        let committed = if gone { Ok(()) } else { self.commit_handled() };
+        let committed = if gone {
+            // Nothing is committed any more, which who asked for it is told.
+            self.commit_waiting();
+            Ok(())
+        } else {
+            self.commit_handled()
+        };
         self.slots.failed.clear();
         let held: Vec<TopicPartition> = self.slots.names().cloned().collect();
         self.let_go(if gone { Told::Lost } else { Told::Revoked }, &held);

@@ -33,15 +33,24 @@ pub(super) struct Sender {
 }
 
 /// Batches of one partition that wait for the high watermark.
+#[derive(Default)]
 struct Replicating {
-    partition: Arc<Partition>,
     /// The first of them is in the log; what failed behind it waits for its turn to be told.
     batches: VecDeque<(Batch, Fate)>,
     listening: Option<Listening>,
 }
 
-/// Where a batch was appended, and how often its log had been truncated before; or why it was not.
-type Fate = Result<(Appended, u64)>;
+/// Where a batch was appended, or why it was not.
+type Fate = Result<Placed>;
+
+#[derive(Clone)]
+struct Placed {
+    /// Of its topic as it was then, which may have been made anew since.
+    partition: Arc<Partition>,
+    appended: Appended,
+    /// How often the log had been truncated before.
+    truncations: u64,
+}
 
 /// A batch that is in the log, and maybe not on disk.
 struct Written {
@@ -188,10 +197,10 @@ impl Sender {
             add(&core.counters.retries, 1);
         }
         self.add_to_transaction(std::iter::once(queue.id()))?;
-        let topic = core.topic(queue.id().topic.as_str())?;
         if let Some(after) = after {
-            return self.write_to(queue, &topic.partition(queue)?, batch, Some(&after.unsettled));
+            return self.write_to(queue, &after.partition, batch, Some(&after.unsettled));
         }
+        let topic = core.topic(queue.id().topic.as_str())?;
         let mut write = || {
             let partition = topic.partition(queue)?;
             partition.with_reopen(|| self.write_to(queue, &partition, batch, None))
@@ -272,7 +281,8 @@ impl Sender {
         if self.core.config.acks == Acks::None {
             for one in &mut written {
                 if let Some(batch) = one.batch.take() {
-                    self.appended(&one.partition, batch, (one.unsettled.appended(), one.truncations));
+                    let (partition, appended) = (Arc::clone(&one.partition), one.unsettled.appended());
+                    self.appended(batch, Placed { partition, appended, truncations: one.truncations });
                 }
             }
         }
@@ -280,7 +290,9 @@ impl Sender {
         let mut failed = Vec::new();
         for Written { queue, partition, batch, unsettled, truncations } in written {
             match (partition.settle(unsettled), batch) {
-                (Ok(appended), Some(batch)) => self.appended(&partition, batch, (appended, truncations)),
+                (Ok(appended), Some(batch)) => {
+                    self.appended(batch, Placed { partition, appended, truncations });
+                }
                 (Err(error), Some(batch)) => failed.push((queue, batch, error)),
                 // Nobody waits for it; the next append hears what is wrong.
                 (_, None) => {}
@@ -322,17 +334,11 @@ impl Sender {
     }
 
     /// A batch is in the log.
-    fn appended(&mut self, partition: &Arc<Partition>, batch: Batch, placed: (Appended, u64)) {
+    fn appended(&mut self, batch: Batch, placed: Placed) {
         add(&self.core.counters.batches, 1);
         add(&self.core.counters.bytes, batch.len() as u64);
-        let all = self.core.config.acks == Acks::All;
-        if all && partition.high_watermark() <= placed.0.last_offset {
-            let new = || Replicating {
-                partition: Arc::clone(partition),
-                batches: VecDeque::new(),
-                listening: None,
-            };
-            self.replicating.entry(partition.id().clone()).or_insert_with(new);
+        if self.core.config.acks == Acks::All && !placed.is_replicated() {
+            self.replicating.entry(batch.result().partition().clone()).or_default();
         }
         self.decide(batch, Ok(placed));
     }
@@ -354,27 +360,23 @@ impl Sender {
         let waker = core.schedule.waker();
         self.replicating.retain(|_, replicating| {
             while let Some((batch, fate)) = replicating.batches.front() {
-                let partition = &replicating.partition;
-                let high_watermark = partition.high_watermark();
                 let fate = match fate {
-                    // Looked at last: what lies below the high watermark by now may be others' records.
-                    Ok((_, before)) if partition.truncations() != *before => {
-                        let reason = "it was truncated before they had it".to_string();
-                        let partition = partition.id().to_string();
-                        Err(core.batch_failed(Error::NotEnoughReplicas { partition, reason }, true))
-                    }
-                    Ok((appended, _)) if high_watermark <= appended.last_offset => {
-                        match not_replicated(core, partition, batch, appended) {
-                            Some(error) => Err(core.batch_failed(error, false)),
-                            None => {
-                                let (offset, isolation) = (appended.last_offset, Isolation::ReadUncommitted);
-                                replicating.listening = partition.listen(offset, isolation, &waker);
-                                if replicating.listening.is_some() {
-                                    return true;
-                                }
-                                // It moved, or was closed, this moment.
-                                continue;
+                    Ok(placed) if !placed.is_replicated() => {
+                        let Placed { partition, appended, .. } = placed;
+                        if placed.is_truncated() {
+                            let reason = "it was truncated before they had it".to_string();
+                            let partition = partition.id().to_string();
+                            Err(core.batch_failed(Error::NotEnoughReplicas { partition, reason }, true))
+                        } else if let Some(error) = not_replicated(core, partition, batch, appended) {
+                            Err(core.batch_failed(error, false))
+                        } else {
+                            let (offset, isolation) = (appended.last_offset, Isolation::ReadUncommitted);
+                            replicating.listening = partition.listen(offset, isolation, &waker);
+                            if replicating.listening.is_some() {
+                                return true;
                             }
+                            // It moved, or was closed, this moment.
+                            continue;
                         }
                     }
                     fate => fate.clone(),
@@ -444,6 +446,19 @@ impl Sender {
     }
 }
 
+impl Placed {
+    /// Whether the replicas that count have it.
+    fn is_replicated(&self) -> bool {
+        let below = self.partition.high_watermark() > self.appended.last_offset;
+        // Looked at last: what lies below the high watermark by now may be others' records.
+        below && !self.is_truncated()
+    }
+
+    fn is_truncated(&self) -> bool {
+        self.partition.truncations() != self.truncations
+    }
+}
+
 /// Whose number it is.
 fn owner(stamp: &ProducerStamp) -> ProducerIdAndEpoch {
     ProducerIdAndEpoch { id: stamp.id, epoch: stamp.epoch }
@@ -451,7 +466,9 @@ fn owner(stamp: &ProducerStamp) -> ProducerIdAndEpoch {
 
 fn outcome(fate: Fate) -> Outcome {
     match fate {
-        Ok((Appended { base_offset, append_time, .. }, _)) => Outcome::Appended { base_offset, append_time },
+        Ok(Placed { appended: Appended { base_offset, append_time, .. }, .. }) => {
+            Outcome::Appended { base_offset, append_time }
+        }
         Err(error) => Outcome::Failed(error),
     }
 }
