@@ -8,7 +8,8 @@
 //!
 //! A write that failed may be on disk, and be what the next process finds: it says what consumers had said, so no
 //! record is lost by it. It never comes before another write, though: the log takes none before it was reopened, which
-//! the next write does, and which cuts what was not acknowledged. So a word that is written later need not contradict it.
+//! the next write sees to, and which cuts what was not acknowledged. So a word that is written later need not
+//! contradict it.
 //!
 //! Updates say what changed since the last snapshot, so unlike the topics of other coordinators this one is not
 //! compacted: compaction would keep the last update alone. What lies below the snapshots of all keys is deleted
