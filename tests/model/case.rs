@@ -895,9 +895,10 @@ impl Case {
         if !self.setup.compact {
             return known;
         }
-        // Behind a snapshot, what compaction has left.
+        // Behind a snapshot, what compaction has left, also if that is deleted since.
         let left = |batch: &Batch| {
-            let kept = self.model.batches.iter().find(|kept| kept.base == batch.base)?;
+            let mut all = self.model.batches.iter().chain(&self.model.deleted);
+            let kept = all.find(|kept| kept.base == batch.base)?;
             (!kept.emptied || kept.marker.is_none())
                 .then(|| Batch { max_timestamp: kept.max_timestamp, ..batch.clone() })
         };

@@ -744,3 +744,36 @@ fn epochs_are_not_taken_from_what_a_power_cut_left() {
         ],
     );
 }
+
+/// What a log that was compacted told of a producer is known still when that part of it is deleted, and what the
+/// producer sent since is cut.
+#[test]
+fn what_compaction_left_of_a_producer_may_be_what_a_truncation_goes_back_to() {
+    let setup =
+        Setup { compact: true, segment_bytes: 470, retention_bytes: None, ..Setup::of(Level::Interval) };
+    let in_transaction = |producer, ages: &[i16]| Step::Produce {
+        producer,
+        numbered: Numbered::Next,
+        transactional: true,
+        records: records(ages),
+    };
+    replay(
+        setup,
+        &[
+            produce(&[0, -10, -10]),
+            Step::Roll,
+            append(&[0, 0, 0]),
+            append(&[0, 0]),
+            in_transaction(1, &[0, 0]),
+            produce(&[0, 0, 0]),
+            Step::Maintain,
+            produce(&[0]),
+            Step::FailSync { nth: 2 },
+            produce(&[0, 0]),
+            Step::TruncateTo { part: 0 },
+            Step::Kill,
+            Step::DeleteRecords { part: 93 },
+            Step::TruncateTo { part: 43 },
+        ],
+    );
+}

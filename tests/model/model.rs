@@ -91,6 +91,8 @@ pub(crate) struct Model {
     /// All batches with files, those below the start included, and those that may come back because their deletion
     /// was not written down.
     pub(crate) batches: Vec<Batch>,
+    /// What there was at last of those whose files are gone.
+    pub(crate) deleted: Vec<Batch>,
     /// All batches from which producers are known, without their records. Neither deletion nor compaction takes
     /// from it.
     pub(crate) told: Vec<Batch>,
@@ -122,6 +124,7 @@ impl Model {
             held: replicated.then_some(0),
             durable: 0,
             batches: vec![],
+            deleted: vec![],
             told: vec![],
             ever: vec![],
             in_flight: vec![],
@@ -263,6 +266,7 @@ impl Model {
     /// Takes the end back. What is left of the epochs is what begins below it.
     pub(crate) fn cut(&mut self, end: u64) {
         self.batches.retain(|batch| batch.last < end);
+        self.deleted.retain(|batch| batch.last < end);
         self.told.retain(|batch| batch.last < end);
         self.ever.retain(|batch| batch.last < end);
         self.in_flight.clear();
@@ -278,6 +282,7 @@ impl Model {
     pub(crate) fn begin_at(&mut self, start: u64) {
         self.debris = false;
         self.batches.clear();
+        self.deleted.clear();
         self.told.clear();
         self.ever.clear();
         self.in_flight.clear();
@@ -293,6 +298,7 @@ impl Model {
         let holds = self.segments.iter().rev().find(|base| **base <= saved);
         self.returning = holds.copied().unwrap_or(self.returning).min(saved);
         let first = self.first_base().min(self.returning);
+        self.deleted.extend(self.batches.iter().filter(|batch| batch.base < first).cloned());
         self.batches.retain(|batch| batch.base >= first);
     }
 
