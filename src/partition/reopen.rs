@@ -192,14 +192,12 @@ impl Log {
         self.surroundings.checkpoint()
     }
 
-    /// Remembers that the loss of what is damaged below an offset was accepted.
+    /// Remembers that the loss of what is damaged below an offset was accepted. Written down also if it is known: the
+    /// last attempt may have failed.
     pub(super) fn note_accepted(&self, end: u64) -> Result<()> {
         {
             let mut marks = self.marks.lock();
-            if end <= marks.accepted {
-                return Ok(());
-            }
-            marks.accepted = end;
+            marks.accepted = marks.accepted.max(end);
         }
         self.surroundings.checkpoint()
     }
