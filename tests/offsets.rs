@@ -579,6 +579,27 @@ fn a_loss_that_only_a_read_has_found_can_be_accepted() {
 }
 
 #[test]
+fn a_loss_whose_acceptance_was_not_written_down_can_be_accepted_again() {
+    let (machine, store, groups) = start();
+    for offset in 1..4 {
+        groups.commit(&nobody("g"), &[at("t-0", offset), at(&format!("t-{offset}"), offset)]).unwrap();
+    }
+    store.close().unwrap();
+    drop(groups);
+    assert!(machine.disk.flip("__consumer_offsets-0/00000000000000000000.log", 80, 0x40));
+    let (store, groups) = open(&machine);
+    let Err(Error::Corruption { offset, .. }) = groups.committed("g", None, false) else { panic!() };
+    let log = log_of(&store);
+    machine.disk.fail(When::next().of(&[Call::Write]), Fault::Error(EIO));
+    assert!(matches!(log.accept_loss(offset), Err(Error::Io { .. })));
+    log.accept_loss(offset).unwrap();
+    for machine in [machine.killed(), machine.cut_off()] {
+        let (_store, groups) = open(&machine);
+        assert_eq!(committed(&groups, "g"), offsets(&[("t-0", 3), ("t-2", 2), ("t-3", 3)]));
+    }
+}
+
+#[test]
 fn compaction_changes_nothing_that_is_read() {
     let (machine, store, groups) = start();
     let members = stable(&groups, "g", 2);

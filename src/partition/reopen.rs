@@ -196,11 +196,9 @@ impl Log {
     pub(super) fn note_accepted(&self, end: u64) -> Result<()> {
         {
             let mut marks = self.marks.lock();
-            if end <= marks.accepted {
-                return Ok(());
-            }
-            marks.accepted = end;
+            marks.accepted = marks.accepted.max(end);
         }
+        // If it was noted before as well: writing it down may have failed.
         self.surroundings.checkpoint()
     }
 
