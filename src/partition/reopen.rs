@@ -199,6 +199,7 @@ impl Log {
             let mut marks = self.marks.lock();
             marks.accepted = marks.accepted.max(end);
         }
+        // If it was noted before as well: writing it down may have failed.
         self.surroundings.checkpoint()
     }
 

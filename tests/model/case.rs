@@ -733,7 +733,9 @@ impl Case {
             if empty && log.size() == 0 && ends.contains(&end) && starts.contains(&start) {
                 let (mut ever, epochs) = (self.model.ever.clone(), self.model.epochs.clone());
                 ever.retain(|batch| batch.last < end);
+                let held = self.model.held.filter(|held| log.high_watermark() == *held);
                 self.model.begin_at(end);
+                self.model.held = held.or(self.model.held);
                 (self.model.ever, self.model.start) = (ever, start);
                 if check_epochs(&log, &epochs).is_ok() {
                     self.model.epochs = epochs;

@@ -745,8 +745,8 @@ fn epochs_are_not_taken_from_what_a_power_cut_left() {
     );
 }
 
-/// What a log that was compacted told of a producer is known still when that part of it is deleted, and what the
-/// producer sent since is cut.
+/// What a compacted log told of a producer is known still when that part of it is deleted, and what the producer
+/// sent since is cut.
 #[test]
 fn what_compaction_left_of_a_producer_may_be_what_a_truncation_goes_back_to() {
     let setup =
@@ -774,6 +774,31 @@ fn what_compaction_left_of_a_producer_may_be_what_a_truncation_goes_back_to() {
             Step::Kill,
             Step::DeleteRecords { part: 93 },
             Step::TruncateTo { part: 43 },
+        ],
+    );
+}
+
+/// Where a log ends above its high watermark with nothing in between, what never began leaves it there.
+#[test]
+fn a_log_that_was_not_begun_anew_keeps_its_high_watermark() {
+    let setup = Setup {
+        replicated: true,
+        compact: true,
+        segment_bytes: 400,
+        retention_bytes: None,
+        ..Setup::of(Level::Process)
+    };
+    replay(
+        setup,
+        &[
+            append(&[0]),
+            Step::TruncateTo { part: 0 },
+            produce(&[0, 0]),
+            Step::FillDisk { spare: 380 },
+            Step::TruncateFully { part: 35, start: Some(3) },
+            Step::CloseAndOpen,
+            Step::TruncateFully { part: 59, start: None },
+            Step::ReopenPartition,
         ],
     );
 }
