@@ -600,6 +600,29 @@ fn a_loss_whose_acceptance_was_not_written_down_can_be_accepted_again() {
 }
 
 #[test]
+fn what_is_damaged_before_an_accepted_loss_was_not_accepted() {
+    let (machine, store, groups) = start();
+    for offset in 1..4 {
+        groups.commit(&nobody("g"), &[at(&format!("t-{offset}"), offset)]).unwrap();
+    }
+    let log = log_of(&store);
+    let file = "__consumer_offsets-0/00000000000000000000.log";
+    let size = machine.disk.read(file).unwrap().len() as u64;
+    drop(log);
+    store.close().unwrap();
+    drop(groups);
+    assert!(machine.disk.flip(file, size - 5, 0x40));
+    let (store, groups) = open(&machine);
+    let Err(Error::Corruption { offset, .. }) = groups.committed("g", None, false) else { panic!() };
+    log_of(&store).accept_loss(offset).unwrap();
+    assert_eq!(committed(&groups, "g"), offsets(&[("t-1", 1), ("t-2", 2)]));
+    store.close().unwrap();
+    drop(groups);
+    assert!(machine.disk.flip(file, 80, 0x40));
+    assert_eq!(outcome(open(&machine).1.committed("g", None, false)), "Corruption");
+}
+
+#[test]
 fn compaction_changes_nothing_that_is_read() {
     let (machine, store, groups) = start();
     let members = stable(&groups, "g", 2);

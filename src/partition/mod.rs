@@ -60,6 +60,7 @@ pub use producers::{OpenTransaction, ProducerState};
 pub use read::{FetchOptions, Fetched, Isolation, Records};
 pub use recovery::{Damage, RecoveryReport};
 pub(crate) use recovery::{PartitionCheckpoint, Unopened};
+pub(crate) use replay::AcceptedLoss;
 pub use retention::Expired;
 pub use stats::PartitionStats;
 pub use time::TimestampOffset;
@@ -200,8 +201,8 @@ struct Marks {
     saving: Option<Mark>,
     /// The first offset that compaction has not been over.
     first_dirty: Option<u64>,
-    /// The loss of what is damaged below it was accepted.
-    accepted: u64,
+    /// Where the loss of what is damaged was accepted.
+    accepted: AcceptedLoss,
     /// The CRC-32 of the leader-epoch file.
     epochs_checksum: u32,
     /// The topic was deleted: nothing is to be written down any more.
@@ -247,7 +248,7 @@ impl Marks {
             }
         }
         self.first_dirty = self.first_dirty.map(|dirty| dirty.min(durable.segment));
-        self.accepted = self.accepted.min(durable.offset);
+        self.accepted.cut(durable.offset);
     }
 }
 
@@ -382,7 +383,8 @@ impl Partition {
     ///
     /// Where a read, not recovery, has found the damage, appends are taken anyway. But who keeps state in a log, as
     /// coordinators of groups and transactions do, refuses to go by the rest of it until the loss is accepted, with the
-    /// offset that the [error](Error::Corruption) names. What was accepted stays so.
+    /// offset that the [error](Error::Corruption) names. What was accepted stays so, from the first such offset to the
+    /// last.
     ///
     /// # Errors
     /// [`Error::Damaged`] if that is not where the damage begins: look at the
@@ -390,7 +392,7 @@ impl Partition {
     pub fn accept_loss(&self, first_lost: u64) -> Result<()> {
         self.log.accept_loss(first_lost)?;
         match self.behind_damage(first_lost) {
-            Some(behind) => self.log.note_accepted(behind),
+            Some(behind) => self.log.note_accepted(first_lost, behind),
             None => Ok(()),
         }
     }

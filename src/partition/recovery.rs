@@ -30,6 +30,7 @@ use super::commit::Commit;
 use super::epochs::EpochCache;
 use super::producers::Producers;
 use super::removal::Removals;
+use super::replay::AcceptedLoss;
 use super::restore::note_epoch;
 use super::roll::LEADER_EPOCHS;
 use super::snapshots::{Snapshots, note};
@@ -102,8 +103,8 @@ pub(crate) struct PartitionCheckpoint {
     pub(crate) high_watermark: Option<u64>,
     /// The first offset that compaction has not been over.
     pub(crate) first_dirty: Option<u64>,
-    /// The loss of what is damaged below it was accepted.
-    pub(crate) accepted: u64,
+    /// Where the loss of what is damaged was accepted.
+    pub(crate) accepted: AcceptedLoss,
     /// The CRC-32 of the leader-epoch file, if it was written down.
     pub(crate) epochs_checksum: Option<u32>,
     /// Whether any producer was known at the recovery point; also if that was not written down.
@@ -243,8 +244,8 @@ impl Unopened {
         let mark = Mark { durable: outcome.durable, producers: !producers.is_empty() };
         let mut marks = Marks::at(mark, known.epochs_checksum);
         marks.first_dirty = self.checkpoint.and_then(|checkpoint| checkpoint.first_dirty);
-        let accepted = self.checkpoint.map_or(0, |checkpoint| checkpoint.accepted);
-        marks.accepted = accepted.min(outcome.next_offset);
+        marks.accepted = self.checkpoint.map(|checkpoint| checkpoint.accepted).unwrap_or_default();
+        marks.accepted.cut(outcome.next_offset);
         // What was found behind the old recovery point is in memory alone: a recovery must find it again.
         marks.unsaved = known.unsaved.then(|| self.mark_before(first_base.unwrap_or(0)));
         let (active, created) = self.open_active(parts.pop(), outcome.next_offset)?;

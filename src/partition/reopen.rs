@@ -184,7 +184,7 @@ impl Log {
         {
             let mut marks = self.marks.lock();
             marks.now = Mark { durable: writer.end(), producers: !writer.producers.is_empty() };
-            marks.accepted = next_offset;
+            marks.accepted.add(first_lost, next_offset);
         }
         writer.state = State::Ready;
         drop(writer);
@@ -192,13 +192,9 @@ impl Log {
         self.surroundings.checkpoint()
     }
 
-    /// Remembers that the loss of what is damaged below an offset was accepted. Written down also if it is known: the
-    /// last attempt may have failed.
-    pub(super) fn note_accepted(&self, end: u64) -> Result<()> {
-        {
-            let mut marks = self.marks.lock();
-            marks.accepted = marks.accepted.max(end);
-        }
+    /// Remembers that the loss of what is damaged there was accepted.
+    pub(super) fn note_accepted(&self, from: u64, to: u64) -> Result<()> {
+        self.marks.lock().accepted.add(from, to);
         // If it was noted before as well: writing it down may have failed.
         self.surroundings.checkpoint()
     }

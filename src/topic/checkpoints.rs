@@ -12,17 +12,17 @@
 //!  | name bytes | name | partitions |
 //!  | u8         |      | u32        |
 //!  +------------+------+------------+
-//!  per partition, by number in ascending order, 65 bytes
+//!  per partition, by number in ascending order, 73 bytes
 //!  0           4           12               20             28         36
 //!  +-----------+-----------+----------------+--------------+----------+
 //!  | partition | log start | recovery point | segment base | position |
 //!  | u32       | u64       | u64            | u64          | u64      |
 //!  +-----------+-----------+----------------+--------------+----------+
-//!  36               44             52         60              64      65
-//!  +----------------+--------------+----------+---------------+-------+
-//!  | high watermark | first dirty  | accepted | epochs CRC-32 | flags |
-//!  | u64            | u64          | u64      | u32           | u8    |
-//!  +----------------+--------------+----------+---------------+-------+
+//!  36               44             52              60            68              72      73
+//!  +----------------+--------------+---------------+-------------+---------------+-------+
+//!  | high watermark | first dirty  | accepted from | accepted to | epochs CRC-32 | flags |
+//!  | u64            | u64          | u64           | u64         | u32           | u8    |
+//!  +----------------+--------------+---------------+-------------+---------------+-------+
 //!
 //!  flags  bit 0  clean: closed in good order
 //!         bit 1  producers: some producer was known at the recovery point
@@ -51,7 +51,7 @@ const FLAG_PRODUCERS: u8 = 2;
 /// Stands for no offset.
 const NO_OFFSET: u64 = u64::MAX;
 
-const PARTITION_BYTES: usize = 65;
+const PARTITION_BYTES: usize = 73;
 /// The fewest bytes of a topic: a name of one byte and one partition.
 const TOPIC_BYTES_MIN: u64 = 1 + 1 + 4 + PARTITION_BYTES as u64;
 /// The longest segment file that Kafka's `FileRecords` opens.
@@ -81,8 +81,8 @@ pub(crate) struct PartitionCheckpoint {
     pub(crate) high_watermark: Option<u64>,
     /// The first offset that compaction has not been over, if it ever ran.
     pub(crate) first_dirty: Option<u64>,
-    /// The loss of what is damaged below this offset was accepted.
-    pub(crate) accepted: u64,
+    /// From where and to where, exclusive, the loss of what is damaged was accepted.
+    pub(crate) accepted: (u64, u64),
     /// The CRC-32 of the leader-epoch file.
     pub(crate) epochs_checksum: u32,
     /// Whether any producer was known at the recovery point.
@@ -163,7 +163,8 @@ fn put_partition(body: &mut Vec<u8>, number: u32, partition: &PartitionCheckpoin
     put_u64(body, partition.position);
     put_u64(body, partition.high_watermark.unwrap_or(NO_OFFSET));
     put_u64(body, partition.first_dirty.unwrap_or(NO_OFFSET));
-    put_u64(body, partition.accepted);
+    put_u64(body, partition.accepted.0);
+    put_u64(body, partition.accepted.1);
     put_u32(body, partition.epochs_checksum);
     let flag = |set, flag| if set { flag } else { 0 };
     body.push(flag(partition.clean, FLAG_CLEAN) | flag(partition.producers, FLAG_PRODUCERS));
@@ -196,8 +197,12 @@ fn decode_partition(body: &mut Body<'_>) -> Result<PartitionCheckpoint, FormatEr
     body.within(position, 0..=POSITION_MAX, "a position of at most 2147483647")?;
     let high_watermark = optional_offset(body, "an offset or none as the high watermark")?;
     let first_dirty = optional_offset(body, "an offset or none as the first dirty offset")?;
-    let accepted = body.u64()?;
-    body.within(accepted, 0..=OFFSET_MAX, "an offset as the end of accepted losses")?;
+    let accepted = (body.u64()?, body.u64()?);
+    body.within(
+        accepted.1,
+        accepted.0..=OFFSET_MAX,
+        "accepted losses that end at or behind their beginning",
+    )?;
     let epochs_checksum = body.u32()?;
     let flags = body.u8()?;
     body.within(flags.into(), 0..=(FLAG_CLEAN | FLAG_PRODUCERS).into(), "flags of version 3")?;
@@ -240,7 +245,7 @@ mod tests {
         position: 9,
         high_watermark: Some(299),
         first_dirty: None,
-        accepted: 4,
+        accepted: (3, 4),
         epochs_checksum: 7,
         producers: true,
         clean: true,
@@ -266,7 +271,8 @@ mod tests {
         let three = checkpoint(&[("b", 0, ONE), ("a", 258, unclean), ("a", 1, ONE)]);
         let numbers = [
             &b"\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\x01\x2c\0\0\0\0\0\0\0\xc8\0\0\0\0\0\0\0\x09"[..],
-            b"\0\0\0\0\0\0\x01\x2b\xff\xff\xff\xff\xff\xff\xff\xff\0\0\0\0\0\0\0\x04\0\0\0\x07",
+            b"\0\0\0\0\0\0\x01\x2b\xff\xff\xff\xff\xff\xff\xff\xff",
+            b"\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0\x04\0\0\0\x07",
         ]
         .concat();
         let expected = [
@@ -324,7 +330,7 @@ mod tests {
             segment_base: OFFSET_MAX,
             position: POSITION_MAX,
             high_watermark: Some(OFFSET_MAX),
-            accepted: OFFSET_MAX,
+            accepted: (OFFSET_MAX, OFFSET_MAX),
             first_dirty: Some(OFFSET_MAX),
             epochs_checksum: u32::MAX,
             producers: true,
@@ -373,11 +379,11 @@ mod tests {
     fn any_entry() -> impl Strategy<Value = PartitionCheckpoint> {
         let fields = (0..=OFFSET_MAX, 0..=OFFSET_MAX, 0..=OFFSET_MAX, 0..=POSITION_MAX, any::<[bool; 2]>());
         let some_offset = || prop::option::of(0..=OFFSET_MAX);
-        let more = (some_offset(), some_offset(), 0..=OFFSET_MAX, any::<u32>());
+        let more = (some_offset(), some_offset(), [0..=OFFSET_MAX, 0..=OFFSET_MAX], any::<u32>());
         (fields, more).prop_map(
             |(
                 (log_start, first, second, position, flags),
-                (high_watermark, first_dirty, accepted, epochs_checksum),
+                (high_watermark, first_dirty, [one, other], epochs_checksum),
             )| {
                 PartitionCheckpoint {
                     log_start,
@@ -386,7 +392,7 @@ mod tests {
                     position,
                     high_watermark,
                     first_dirty,
-                    accepted,
+                    accepted: (one.min(other), one.max(other)),
                     epochs_checksum,
                     producers: flags[0],
                     clean: flags[1],

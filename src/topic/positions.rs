@@ -11,7 +11,7 @@ use super::checkpoints::{CHECKPOINT_FILE, Checkpoint, PartitionCheckpoint as Sto
 use crate::error::Result;
 use crate::format::OffsetCheckpoint;
 use crate::fs::{FileSystem, read_if_there, replace_file};
-use crate::partition::PartitionCheckpoint;
+use crate::partition::{AcceptedLoss, PartitionCheckpoint};
 use crate::types::TopicPartition;
 
 const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
@@ -183,7 +183,7 @@ impl Others {
             place: None,
             high_watermark: self.high_watermarks.get(id).copied(),
             first_dirty: self.first_dirty.get(id).copied(),
-            accepted: 0,
+            accepted: AcceptedLoss::default(),
             epochs_checksum: None,
             producers: true,
             clean: false,
@@ -198,7 +198,7 @@ fn known(stored: &Stored) -> PartitionCheckpoint {
         place: Some((stored.segment_base, stored.position)),
         high_watermark: stored.high_watermark,
         first_dirty: stored.first_dirty,
-        accepted: stored.accepted,
+        accepted: AcceptedLoss { from: stored.accepted.0, to: stored.accepted.1 },
         epochs_checksum: Some(stored.epochs_checksum),
         producers: stored.producers,
         clean: stored.clean,
@@ -214,7 +214,7 @@ fn stored(position: &PartitionCheckpoint, log_start: u64) -> Stored {
         position: place,
         high_watermark: position.high_watermark,
         first_dirty: position.first_dirty,
-        accepted: position.accepted,
+        accepted: (position.accepted.from, position.accepted.to),
         epochs_checksum: position.epochs_checksum.unwrap_or_default(),
         producers: position.producers,
         clean: position.clean,
