@@ -32,6 +32,8 @@ pub(crate) struct Position {
     /// -1 for none, as in Kafka's files.
     high_watermark: i64,
     first_dirty: i64,
+    /// The losses that were accepted: from one offset to behind another.
+    accepted: [u64; 2],
     producers: bool,
     clean: bool,
 }
@@ -203,6 +205,7 @@ pub(crate) fn checkpoint_rows(positions: &[Position]) -> Vec<Row> {
                 .with("position", position.position)
                 .with("highWatermark", position.high_watermark)
                 .with("firstDirty", position.first_dirty)
+                .with("accepted", format!("{}..{}", position.accepted[0], position.accepted[1]))
                 .with("producers", position.producers)
                 .with("clean", position.clean),
         );
@@ -234,7 +237,7 @@ pub(crate) fn decode_manifest(bytes: &[u8]) -> Result<Vec<Topic>, FormatError> {
 /// Reads `annals.checkpoint`, as `src/topic/checkpoints.rs` draws it.
 pub(crate) fn decode_checkpoint(bytes: &[u8]) -> Result<Vec<Position>, FormatError> {
     const WHAT: &str = "the checkpoint";
-    let mut body = unframe(bytes, b"annalsC1", 2, WHAT)?;
+    let mut body = unframe(bytes, b"annalsC1", 3, WHAT)?;
     // The checksums of Kafka's file, next and before.
     body.take(8, WHAT)?;
     let mut positions = Vec::new();
@@ -245,6 +248,7 @@ pub(crate) fn decode_checkpoint(bytes: &[u8]) -> Result<Vec<Position>, FormatErr
             let [log_start, recovery_point] = [body.offset(WHAT)?, body.offset(WHAT)?];
             let [segment, position] = [body.offset(WHAT)?, body.offset(WHAT)?];
             let [high_watermark, first_dirty] = [body.i64(WHAT)?, body.i64(WHAT)?];
+            let accepted = [body.offset(WHAT)?, body.offset(WHAT)?];
             // The checksum of the leader epochs.
             body.u32(WHAT)?;
             let flags = body.i8(WHAT)?;
@@ -256,6 +260,7 @@ pub(crate) fn decode_checkpoint(bytes: &[u8]) -> Result<Vec<Position>, FormatErr
                 position,
                 high_watermark,
                 first_dirty,
+                accepted,
                 producers: flags & 2 != 0,
                 clean: flags & 1 != 0,
             });
