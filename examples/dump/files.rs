@@ -30,6 +30,7 @@ pub(crate) enum Kind {
     OffsetCheckpoint,
     Manifest,
     Checkpoint,
+    ProducerIds,
     /// Belongs there, but there is nothing to show.
     Known,
     /// A step of a change that was interrupted, or is going on.
@@ -44,6 +45,7 @@ impl Kind {
             "partition.metadata" => Kind::PartitionMetadata,
             "annals.manifest" => Kind::Manifest,
             "annals.checkpoint" => Kind::Checkpoint,
+            "annals.producer-ids" => Kind::ProducerIds,
             ".lock" | ".kafka_cleanshutdown" | "meta.properties" | "bootstrap.checkpoint" => Kind::Known,
             name if name.ends_with("-offset-checkpoint") => Kind::OffsetCheckpoint,
             name if [".tmp", ".deleted", ".cleaned", ".swap", ".doubtful"]
@@ -199,6 +201,7 @@ fn rows(path: &Path, directory: &Path, kind: &Kind) -> Result<Vec<Row>, Failure>
         }
         Kind::Manifest => store::manifest_rows(&store::decode_manifest(&read(path)?)?),
         Kind::Checkpoint => store::checkpoint_rows(&store::decode_checkpoint(&read(path)?)?),
+        Kind::ProducerIds => vec![store::producer_ids_row(store::decode_producer_ids(&read(path)?)?)],
         Kind::Log(_) | Kind::TransactionChecksum(_) | Kind::Known | Kind::Leftover | Kind::Unknown => {
             Vec::new()
         }

@@ -270,6 +270,19 @@ pub(crate) fn decode_checkpoint(bytes: &[u8]) -> Result<Vec<Position>, FormatErr
     Ok(positions)
 }
 
+/// Reads `annals.producer-ids`, as `src/topic/producer_ids.rs` describes it: the first id that belongs to no block.
+pub(crate) fn decode_producer_ids(bytes: &[u8]) -> Result<u64, FormatError> {
+    const WHAT: &str = "the file of producer ids";
+    let mut body = unframe(bytes, b"annalsP1", 1, WHAT)?;
+    let next = body.offset(WHAT)?;
+    body.finish(WHAT)?;
+    Ok(next)
+}
+
+pub(crate) fn producer_ids_row(next: u64) -> Row {
+    Row::new("producerIds", "").with("nextBlock", next)
+}
+
 /// What is inside the frame of `src/topic/framed.rs`: magic, version, length, body, CRC-32 of all before it.
 fn unframe<'a>(
     bytes: &'a [u8],
