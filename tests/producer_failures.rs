@@ -470,6 +470,8 @@ fn acks_none_hears_of_no_failed_sync() {
     let next = producer.send("t", &Record::new("b")).unwrap();
     flush(&machine, &producer);
     assert_eq!(offset(&next), 0);
+    // It is told before it is synced, and read after that.
+    assert!(log.wait_for(0, HOUR).unwrap());
     assert_eq!(contents(&log), ["b"]);
 }
 

@@ -106,6 +106,7 @@ impl Store {
                     self.recovery_points.push((path.to_path_buf(), id, position.recovery_point));
                 }
             }
+            Kind::ProducerIds => drop(decode_producer_ids(&files::read(path)?)?),
             Kind::OffsetCheckpoint => {
                 let entries = OffsetCheckpoint::decode(&files::read(path)?)?.entries;
                 let list = match path.file_name().and_then(|name| name.to_str()) {
