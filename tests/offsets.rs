@@ -22,6 +22,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
+use std::thread::{Scope, ScopedJoinHandle};
 use std::time::Duration;
 
 use annals::format::EndTransactionMarker;
@@ -841,6 +842,21 @@ struct Gate {
     open: mpsc::Sender<()>,
 }
 
+impl Gate {
+    /// Has somebody come to the gate, and nobody after him.
+    fn stop<'scope, T: Send + 'scope>(
+        &self,
+        scope: &'scope Scope<'scope, '_>,
+        call: impl FnOnce() -> T + Send + 'scope,
+    ) -> ScopedJoinHandle<'scope, T> {
+        self.closed.store(true, Ordering::SeqCst);
+        let stopped = scope.spawn(call);
+        self.arrived.recv().unwrap();
+        self.closed.store(false, Ordering::SeqCst);
+        stopped
+    }
+}
+
 fn gated() -> (Machine, Store, Groups, Gate) {
     let disk = SimulatedDisk::new(1);
     let closed = Arc::new(AtomicBool::new(false));
@@ -870,13 +886,10 @@ fn gated() -> (Machine, Store, Groups, Gate) {
 fn nobody_but_the_next_generation_waits_for_a_commit() {
     let (machine, _store, groups, gate) = gated();
     let members = stable(&groups, "g", 2);
-    gate.closed.store(true, Ordering::SeqCst);
     let groups = &groups;
     std::thread::scope(|scope| {
         let gate = gate;
-        let committing = scope.spawn(|| groups.commit(&members[1], &[at("t-0", 5)]));
-        gate.arrived.recv().unwrap();
-        gate.closed.store(false, Ordering::SeqCst);
+        let committing = gate.stop(scope, || groups.commit(&members[1], &[at("t-0", 5)]));
         // The disk is being waited for. All this does not wait for it.
         for member in &members {
             groups.heartbeat(member).unwrap();
@@ -904,13 +917,10 @@ fn nobody_but_the_next_generation_waits_for_a_commit() {
 fn a_successor_waits_for_what_the_one_before_it_commits() {
     let (_machine, _store, groups, gate) = gated();
     let members = stable_of(&groups, vec![static_request("g", "a")]);
-    gate.closed.store(true, Ordering::SeqCst);
     let groups = &groups;
     std::thread::scope(|scope| {
         let gate = gate;
-        let committing = scope.spawn(|| groups.commit(&members[0], &[at("t-0", 5)]));
-        gate.arrived.recv().unwrap();
-        gate.closed.store(false, Ordering::SeqCst);
+        let committing = gate.stop(scope, || groups.commit(&members[0], &[at("t-0", 5)]));
         let (joined, done) = mpsc::channel();
         let joining = scope.spawn(move || {
             let joined_now = now(groups.join(static_request("g", "a"))).unwrap();
@@ -939,13 +949,10 @@ fn nobody_hears_later_because_another_group_is_written_down() {
         bells.push(bell);
     }
     machine.clock.advance(SESSION);
-    gate.closed.store(true, Ordering::SeqCst);
     let groups = &groups;
     std::thread::scope(|scope| {
         let gate = gate;
-        let ticking = scope.spawn(|| groups.tick());
-        gate.arrived.recv().unwrap();
-        gate.closed.store(false, Ordering::SeqCst);
+        let ticking = gate.stop(scope, || groups.tick());
         assert_eq!(bells.iter().map(|bell| bell.rings()).collect::<Vec<_>>(), [1; 8]);
         gate.open.send(()).unwrap();
         ticking.join().unwrap().unwrap();
@@ -989,13 +996,10 @@ fn a_bell_may_call_back_even_while_the_file_system_panics() {
 fn a_place_is_kept_as_long_as_was_said_although_a_commit_ends_later() {
     let (machine, _store, groups, gate) = gated();
     let members = stable_of(&groups, vec![static_request("g", "a")]);
-    gate.closed.store(true, Ordering::SeqCst);
     let groups = &groups;
     std::thread::scope(|scope| {
         let gate = gate;
-        let committing = scope.spawn(|| groups.commit(&members[0], &[at("t-0", 5)]));
-        gate.arrived.recv().unwrap();
-        gate.closed.store(false, Ordering::SeqCst);
+        let committing = gate.stop(scope, || groups.commit(&members[0], &[at("t-0", 5)]));
         groups.leave(&members[0], Some(SESSION * 3)).unwrap();
         gate.open.send(()).unwrap();
         committing.join().unwrap().unwrap();
@@ -1012,13 +1016,10 @@ fn a_place_is_kept_as_long_as_was_said_although_a_commit_ends_later() {
 fn a_deletion_waits_for_the_commits_under_way_and_later_ones_come_after_it() {
     let (machine, _store, groups, gate) = gated();
     groups.commit(&nobody("g"), &[at("t-0", 1)]).unwrap();
-    gate.closed.store(true, Ordering::SeqCst);
     let groups = &groups;
     std::thread::scope(|scope| {
         let gate = gate;
-        let committing = scope.spawn(|| groups.commit(&nobody("g"), &[at("t-1", 5)]));
-        gate.arrived.recv().unwrap();
-        gate.closed.store(false, Ordering::SeqCst);
+        let committing = gate.stop(scope, || groups.commit(&nobody("g"), &[at("t-1", 5)]));
         let deleting = scope.spawn(|| groups.delete("g"));
         let later = scope.spawn(|| {
             // By then it is deleted, or it is begun anew.

@@ -23,13 +23,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Wake, Waker};
+use std::thread::{Scope, ScopedJoinHandle};
 use std::time::Duration;
 
 use annals::fs::{Call, Crash, Fault, SimulatedDisk, When};
 use annals::group::{GroupMetadata, OffsetAndMetadata};
 use annals::{
-    Error, ErrorClass, Isolation, Partition, Producer, ProducerConfig, Record, Result, SendOptions, Store,
-    TopicConfig,
+    Delivery, Error, ErrorClass, Isolation, Partition, Producer, ProducerConfig, Record, Result, SendOptions,
+    Store, TopicConfig,
 };
 
 use coordinated::{MINUTE, Offsets, coordinator};
@@ -512,6 +513,24 @@ fn a_commit_takes_along_every_send_that_was_let_through() {
     }
 }
 
+/// Two records: the disk, which the gate keeps, has one in its hands, and the other waits. Who flushes waits for both.
+fn one_in_hand<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    producer: &'scope Producer,
+    gate: &Gate,
+) -> (Delivery, ScopedJoinHandle<'scope, ()>, Delivery) {
+    let in_hand = send_to(producer, 0);
+    let flushing = scope.spawn(|| producer.flush().unwrap());
+    gate.wait_for_one();
+    (in_hand, flushing, send_to(producer, 1))
+}
+
+fn until_refused(producer: &Producer) {
+    while producer.send("t", &Record::new("v")).is_ok() {
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn an_abort_waits_for_what_the_disk_has_in_its_hands() {
     let machine = Machine::new();
@@ -521,15 +540,10 @@ fn an_abort_waits_for_what_the_disk_has_in_its_hands() {
     producer.begin_transaction().unwrap();
     gate.shut();
     std::thread::scope(|scope| {
-        let in_hand = send_to(&producer, 0);
-        let flushing = scope.spawn(|| producer.flush().unwrap());
-        gate.wait_for_one();
-        let waiting = send_to(&producer, 1);
+        let (in_hand, flushing, waiting) = one_in_hand(scope, &producer, &gate);
         let aborting = scope.spawn(|| producer.abort_transaction());
         // It is decided before the abort is; until then sends are refused.
-        while producer.send("t", &Record::new("v")).is_ok() {
-            std::thread::yield_now();
-        }
+        until_refused(&producer);
         assert!(!aborting.is_finished());
         gate.open();
         aborting.join().unwrap().unwrap();
@@ -550,15 +564,10 @@ fn a_close_that_gives_records_up_lets_no_commit_go_on_without_them() {
     producer.begin_transaction().unwrap();
     gate.shut();
     std::thread::scope(|scope| {
-        let in_hand = send_to(&producer, 0);
-        let flushing = scope.spawn(|| producer.flush().unwrap());
-        gate.wait_for_one();
-        let waiting = send_to(&producer, 1);
+        let (in_hand, flushing, waiting) = one_in_hand(scope, &producer, &gate);
         let committing = scope.spawn(|| producer.commit_transaction());
         // It has begun once sends are refused.
-        while producer.send("t", &Record::new("v")).is_ok() {
-            std::thread::yield_now();
-        }
+        until_refused(&producer);
         assert!(matches!(producer.close(Duration::ZERO), Err(Error::Timeout { .. })));
         assert!(matches!(waiting.try_get().unwrap(), Err(Error::Closed { .. })));
         gate.open();
